@@ -1,0 +1,1 @@
+"""Analytics Assets: event exports in, checked and published customer metrics out, on Dagster and DuckDB."""

@@ -1,0 +1,371 @@
+"""The command line: `analytics-assets run | check | accept | ui`. The Makefile calls it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from analytics_assets.home import Home, HomeError
+from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, load_settings, settings_path
+
+if TYPE_CHECKING:
+    from analytics_assets.operations.catch_up import Done
+    from analytics_assets.warehouse.assets import Platform
+
+console = Console()
+# About a million lines in the five months that analytics.toml names.
+SIMULATED_CUSTOMERS = 27_000
+# With less room than this no commit and no page of Dagster's record fits.
+NEARLY_FULL = 2 * 2**20
+
+
+def main() -> None:
+    """Run one command; every foreseeable mistake ends in one clear message and exit code 1."""
+    parser = argparse.ArgumentParser(prog="analytics-assets", description="Event exports in, checked customer metrics out.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="load what is new and compute what is missing or older than its inputs")
+    check = commands.add_parser(
+        "check", help="read the settings and a sample of the export, say what would be found; writes nothing"
+    )
+    for command in (run, check):
+        command.add_argument("--exports", default=os.environ.get("EXPORTS") or None, help="the export's folder")
+        command.add_argument("--format", default=os.environ.get("FORMAT") or "kissmetrics", choices=["kissmetrics"])
+    accept = commands.add_parser("accept", help="load a file again whose content has changed")
+    accept.add_argument("files", nargs="+", help="as named in export_files, for example revisions/12.json")
+    ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
+    ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
+    arguments = parser.parse_args()
+
+    from sqlalchemy.exc import OperationalError
+
+    from analytics_assets.events.kissmetrics import ExportError
+    from analytics_assets.operations.catch_up import StepFailed
+
+    home = Home.from_environment()
+    try:
+        settings = load_settings()
+        if arguments.command == "run":
+            _run(settings, home, arguments.exports, arguments.format)
+        elif arguments.command == "check":
+            _check(settings, home, arguments.exports)
+        elif arguments.command == "accept":
+            _accept(settings, home, arguments.files)
+        else:
+            sys.exit(_ui(home, arguments.port))
+    except (SettingsError, HomeError, ExportError, StepFailed, OSError) as error:
+        _stop(f"{error}{_space_left(home)}")
+    except OperationalError as error:
+        _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{_space_left(home)}")
+    except KeyboardInterrupt:
+        console.print("stopped; what was committed stands, and the same command goes on from there")
+        sys.exit(130)
+
+
+def _stop(message: str) -> NoReturn:
+    console.print(f"[bold red]error:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
+
+
+def _space_left(home: Home) -> str:
+    """A hint when the home's disk is nearly full, which shows itself in many other ways first."""
+    if not home.root.exists() or shutil.disk_usage(home.root).free > NEARLY_FULL:
+        return ""
+    return f" The disk of {home.root} is full: make room and run the same command again. What was committed stands."
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _run(settings: Settings, home: Home, exports: str | None, format: str) -> None:
+    import dagster as dg
+
+    from analytics_assets.definitions import build_definitions, build_platform
+    from analytics_assets.events.kissmetrics import list_files
+    from analytics_assets.events.loading import pin_export
+    from analytics_assets.operations.catch_up import catch_up, changed_assets, run_stage
+
+    # Dagster's notes on parameters that may still change are for us, not for the reader of a progress bar.
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+    started = time.monotonic()
+    waiting = lambda: console.print("another run is at work in this home; waiting for it to end")  # noqa: E731
+    with home.lock("run", waiting), _progress() as progress:
+        folder = _export_folder(settings, home, exports, progress)
+        list_files(folder)
+        pin_export(home, folder, format)
+        batch_started = time.monotonic()
+        platform = build_platform(settings, home)
+        with dagster_instance(home) as instance:
+            task = progress.add_task("load export files", total=None)
+            done = [run_stage(build_definitions(platform), instance, None)]
+            progress.update(task, total=1, completed=1)
+            # The first load has found the first day, from which the partitions begin.
+            platform = build_platform(settings, home)
+            changed = changed_assets(platform)
+            if changed:
+                console.print(f"code or settings changed: {', '.join(changed)} and what follows from them are computed anew")
+            tasks: list[int] = []
+
+            def begin(stage: object) -> None:
+                for earlier in tasks:
+                    progress.update(earlier, total=1, completed=1)  # type: ignore[arg-type]
+                names = ", ".join(stage.assets)  # type: ignore[attr-defined]
+                span = f"{stage.first} to {stage.last}" if stage.partitions > 1 else stage.first  # type: ignore[attr-defined]
+                tasks.append(progress.add_task(f"{names}  {span}", total=None))
+
+            done += catch_up(platform, instance, begin)
+            for task_id in tasks:
+                progress.update(task_id, total=1, completed=1)  # type: ignore[arg-type]
+        platform.publish()
+    _report(platform, done, time.monotonic() - batch_started, time.monotonic() - started)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield progress
+
+
+def _export_folder(settings: Settings, home: Home, exports: str | None, progress: Progress) -> Path:
+    if exports:
+        return Path(exports).expanduser().resolve()
+    if home.contents().exports:
+        return Path(str(home.contents().exports))
+    if settings.exports.folder:
+        return Path(settings.exports.folder).expanduser().resolve()
+    if not home.simulation.exists():
+        from analytics_assets.simulation.kissmetrics import write_export
+        from analytics_assets.simulation.retailer import Retailer, simulate
+
+        task = progress.add_task("simulate a fashion retailer", total=1.0)
+        business = settings.business
+        default = Retailer()
+        retailer = Retailer(
+            first_day=business.first_day or default.first_day,
+            last_day=business.last_day or default.last_day,
+            time_zone=business.time_zone,
+            currency=business.currency,
+            customers=SIMULATED_CUSTOMERS,
+        )
+        write_export(simulate(retailer), home.simulation, progress=lambda _, share: progress.update(task, completed=share))
+        progress.update(task, completed=1.0)
+    return home.simulation
+
+
+@contextmanager
+def dagster_instance(home: Home) -> Iterator[dg.DagsterInstance]:  # type: ignore[name-defined]  # noqa: F821
+    """Dagster's record of this home."""
+    import dagster as dg
+
+    os.environ["DAGSTER_HOME"] = str(_dagster_home(home))
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def _dagster_home(home: Home) -> Path:
+    home.dagster.mkdir(parents=True, exist_ok=True)
+    link = home.dagster / "dagster.yaml"
+    if not link.is_symlink() or link.resolve() != PROJECT_ROOT / "dagster.yaml":
+        temporary = home.dagster / f".dagster.yaml.{os.getpid()}"
+        temporary.symlink_to(PROJECT_ROOT / "dagster.yaml")
+        temporary.replace(link)
+    return home.dagster
+
+
+def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seconds: float) -> None:
+    import duckdb
+
+    home = platform.home
+    seconds: dict[str, float] = defaultdict(float)
+    partitions: Counter[str] = Counter()
+    for one in done:
+        for name in one.stage.assets:
+            seconds[name] += one.computing_of.get(name, 0.0)
+            partitions[name] += one.stage.partitions
+    grid = Grid("table", "rows", "partitions computed", "seconds", title="What there is now", title_justify="left")
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    with duckdb.connect(str(home.database), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for table in platform.published_tables:
+            rows = connection.sql(f'SELECT count(*) FROM "{table.name}"').fetchall()[0][0]
+            ran = table.name in partitions
+            grid.add_row(
+                table.name,
+                f"{rows:,}",
+                f"{partitions[table.name]:,}" if ran else "-",
+                f"{seconds[table.name]:.1f}" if ran and table.name in seconds else "-",
+            )
+        best = connection.sql(
+            """SELECT customer_id, orders, net_revenue, expected_revenue, lifetime_value, currency, as_of_date FROM customer_ltv
+            WHERE as_of_date = (SELECT max(as_of_date) FROM customer_ltv) ORDER BY lifetime_value DESC, customer_id LIMIT 10"""
+        ).fetchall()
+    console.print(grid)
+    if best:
+        top = Grid(
+            "customer",
+            "orders",
+            "so far",
+            "expected",
+            "lifetime value",
+            title=f"The ten most valuable customers, {best[0][6]}",
+            title_justify="left",
+        )
+        for column in top.columns[1:]:
+            column.justify = "right"
+        for customer, orders, revenue, expected, value, currency, _ in best:
+            top.add_row(
+                _plain(customer),
+                f"{orders:,}",
+                f"{revenue:,.2f}",
+                "-" if expected is None else f"{expected:,.2f}",
+                f"{value:,.2f} {currency}",
+            )
+        console.print(top)
+    parked = _parked(platform)
+    if parked:
+        business = platform.settings.business
+        console.print(
+            f"[yellow]{parked:,} events lie before first_day ({platform.clock.first_day}) or after the end "
+            f"({business.last_day or 'now'}) and are in no partition.[/]"
+        )
+    computing = sum(one.computing for one in done)
+    loading = done[0].seconds
+    console.print(
+        f"batch {batch_seconds:.1f} s: loading {loading:.1f}, computing {computing:.1f}, Dagster's bookkeeping and start "
+        f"{batch_seconds - computing - loading:.1f}; with everything {all_seconds:.1f} s"
+    )
+    console.print(f"\nIt lies in [bold]{home.root}[/]. Look at it:", highlight=False, soft_wrap=True)
+    console.print(f"  duckdb -readonly {home.database}      or any client; open it read-only", highlight=False, soft_wrap=True)
+    console.print("  make ui                 assets, checks, backfills, schedules: http://127.0.0.1:3000", highlight=False)
+    console.print("  make run EXPORTS=dir FORMAT=kissmetrics ANALYTICS_HOME=dir      the same on your export", highlight=False)
+
+
+def _parked(platform: Platform) -> int:
+    from analytics_assets.events.tables import RECORDS
+    from analytics_assets.warehouse.engine import attach, engine
+
+    clock = platform.clock
+    with engine() as connection:
+        attach(connection, platform.lake.pin(RECORDS))
+        query = (
+            "SELECT count(DISTINCT record_id) FROM records WHERE kind = 'event' AND (occurred_at < $first OR occurred_at >= $end)"
+        )
+        parameters = {"first": clock.begins(clock.first_day), "end": clock.now()}
+        return int(connection.sql(query, params=parameters).fetchall()[0][0])
+
+
+def _accept(settings: Settings, home: Home, files: list[str]) -> None:
+    from analytics_assets.events.loading import load
+
+    loaded = load(settings, home, accept=files)
+    console.print(f"loaded again: {', '.join(loaded.files)} ({loaded.lines:,} lines). `make run` now restates what they touch.")
+
+
+def _check(settings: Settings, home: Home, exports: str | None) -> None:
+    """Say what a run would find; writes nothing."""
+    import duckdb
+
+    from analytics_assets.events.kissmetrics import list_files, sample
+    from analytics_assets.events.loading import export_folder
+
+    folder = Path(exports).expanduser().resolve() if exports else export_folder(settings, home)[0]
+    files = list_files(folder)
+    business = settings.business
+    console.print(
+        f"settings  {settings_path()}: {business.time_zone}, {business.currency}, {business.first_day or 'first day of the export'} to {business.last_day or 'now'}",
+        soft_wrap=True,
+    )
+    size = sum(file.size for file in files)
+    console.print(
+        f"export    {folder}: {len(files):,} files, {size / 2**20:,.1f} MiB, {files[0].name} to {files[-1].name}", soft_wrap=True
+    )
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        landed = sample(connection, files)
+        connection.register("records", landed.records)
+        total, low, high = connection.sql("SELECT count(*), min(occurred_at), max(occurred_at) FROM records").fetchall()[0]
+        names = connection.sql(
+            "SELECT name, count(*) FROM records WHERE kind = 'event' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 15"
+        ).fetchall()
+        keys = connection.sql(
+            "SELECT k, count(*) FROM (SELECT unnest(json_keys(properties)) AS k FROM records) GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 30"
+        ).fetchall()
+        every_name = {name for (name,) in connection.sql("SELECT DISTINCT name FROM records WHERE kind = 'event'").fetchall()}
+        every_key = {key for (key,) in connection.sql("SELECT DISTINCT unnest(json_keys(properties)) FROM records").fetchall()}
+    console.print(
+        f"sample    {total + landed.rejected.num_rows:,} lines, {landed.rejected.num_rows:,} of them unreadable, {low} to {high}"
+    )
+    for row in landed.rejected.slice(0, 3).to_pylist():
+        console.print(f"          {row['file']}:{row['line_number']}: {_plain(row['reason'])}", soft_wrap=True)
+    console.print("events    " + ", ".join(f"{_plain(name)} ({count:,})" for name, count in names), soft_wrap=True)
+    console.print("properties " + ", ".join(f"{_plain(name)} ({count:,})" for name, count in keys), soft_wrap=True)
+    missing = []
+    for label, wanted in (("[events] purchase", settings.events.purchase), ("[events] refund", settings.events.refund)):
+        found = [name for name in wanted if name in every_name]
+        console.print(
+            f"{_plain(label)}: {', '.join(found) if found else 'none of ' + ', '.join(wanted) + ' occurs in the sample'}",
+            soft_wrap=True,
+        )
+        if not found and label.endswith("purchase"):
+            missing.append(label)
+        if len(found) > 1:
+            console.print(
+                f"  [yellow]{' and '.join(found)} both occur: if they tell of the same money, name only one, or it counts twice[/]"
+            )
+    for name, wanted in settings.properties:
+        found = [key for key in wanted if key in every_key]
+        console.print(f"{_plain('[properties]')} {name}: {', '.join(found) or '-'}")
+    if missing:
+        console.print(
+            f"[bold red]error:[/] {_plain(missing[0])} names no event of the sample; `make run` would stop before orders.",
+            soft_wrap=True,
+        )
+        sys.exit(1)
+
+
+def _ui(home: Home, port: int) -> int:
+    """Run the web server and the daemon until one of them ends or somebody stops them."""
+    environment = os.environ | {"DAGSTER_HOME": str(_dagster_home(home)), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    programs = Path(sys.executable).parent
+    workspace = str(PROJECT_ROOT / "workspace.yaml")
+    commands = [
+        [str(programs / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port), "-w", workspace],
+        [str(programs / "dagster-daemon"), "run", "-w", workspace],
+    ]
+    console.print(f"http://127.0.0.1:{port}  (Ctrl-C stops the web server and the daemon)")
+    processes = [subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) for command in commands]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.5)
+        return next(process.returncode or 1 for process in processes if process.poll() is not None)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()

@@ -1,0 +1,72 @@
+"""The code location: everything that Dagster shows and runs, built from the settings and the home."""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from analytics_assets.events.events import events_asset
+from analytics_assets.events.identities import identities_asset
+from analytics_assets.events.loading import export_files_asset, raw_event_hours
+from analytics_assets.events.tables import EVENTS, EXPORT_FILES, IDENTITIES, PROPERTY_SETS, REJECTED_LINES
+from analytics_assets.home import Home
+from analytics_assets.operations.automation import (
+    automation_sensor,
+    load_job,
+    load_schedule,
+    nightly_job,
+    publish_sensor,
+    when_inputs_changed,
+)
+from analytics_assets.operations.freshness import freshness_checks, freshness_schedule
+from analytics_assets.retail.customers.assets import CUSTOMERS, customers_asset
+from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, customer_ltv_asset
+from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS, order_assets
+from analytics_assets.settings import Settings, load_settings
+from analytics_assets.warehouse.assets import Platform
+
+PUBLISHED = [EXPORT_FILES, REJECTED_LINES, EVENTS, PROPERTY_SETS, IDENTITIES, ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV]
+WATCHED = [EVENTS, IDENTITIES, ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV]
+
+
+def build_platform(settings: Settings | None = None, home: Home | None = None) -> Platform:
+    """The platform of this environment; tests pass their own settings and home."""
+    return Platform(settings or load_settings(), home or Home.from_environment(), PUBLISHED)
+
+
+def build_definitions(platform: Platform) -> dg.Definitions:
+    """All assets, checks, jobs, schedules and sensors of one platform."""
+    inputs_changed = when_inputs_changed()
+    identities_aside = when_inputs_changed("identities")
+    load = load_job()
+    return dg.Definitions(
+        assets=[
+            export_files_asset(platform),
+            raw_event_hours(platform),
+            events_asset(platform, inputs_changed),
+            identities_asset(platform, inputs_changed),
+            *order_assets(platform, inputs_changed),
+            customers_asset(platform, identities_aside),
+            customer_ltv_asset(platform, identities_aside),
+        ],
+        asset_checks=freshness_checks(platform, WATCHED),
+        jobs=[load, nightly_job()],
+        schedules=[load_schedule(platform, load), freshness_schedule(platform, WATCHED)],
+        sensors=[automation_sensor(), publish_sensor(platform)],
+        resources={
+            "published": DuckDBResource(database=str(platform.home.database), connection_config={"access_mode": "READ_ONLY"})
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+def code_versions(platform: Platform) -> dict[str, str]:
+    """Fingerprint of code and settings of each asset: a changed one invalidates the asset's partitions."""
+    specs = build_definitions(platform).resolve_all_asset_specs()
+    return {spec.key.to_user_string(): spec.code_version for spec in specs if spec.code_version}
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What `workspace.yaml` and the `dg` command load."""
+    return build_definitions(build_platform())

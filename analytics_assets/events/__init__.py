@@ -1,0 +1,1 @@
+"""From an export to checked events: files, records, rejected lines, identities and sessions."""

@@ -1,0 +1,73 @@
+"""Hourly events: the records of an hour, each once, with the properties that the settings name as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+
+from analytics_assets.events.tables import EVENTS, PROPERTY_SETS, RECORDS
+from analytics_assets.warehouse.assets import Audit, Platform, Work, table_asset
+
+_HERE = Path(__file__).parent
+
+
+def events(work: Work) -> Mapping[str, pa.Table]:
+    """What people did, hour by hour: one row per event.
+
+    A line that the export repeats counts once. Events keep the identity that they came with; who that is, is the business
+    of `identities`. The properties that the settings name (order id, revenue, product, ...) stand in columns of their own.
+    Property sets that came without an event (item lines of orders among them) stand beside it in `property_sets`.
+
+    Read it as the log that every other number is computed from: if a figure looks wrong, look here first.
+    """
+    return rows_between(work, work.window.start, work.window.end)
+
+
+def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Table]:
+    """Events and property sets that occurred from `start` to `end`, straight from the landed records, by table name."""
+    work.read(RECORDS, f"occurred_at >= '{start.isoformat()}' AND occurred_at < '{end.isoformat()}'")
+    names = work.settings.properties
+    parameters = {
+        "start_at": start,
+        "end_at": end,
+        "time_zone": work.settings.business.time_zone,
+        "purchase": list(work.settings.events.purchase),
+        "refund": list(work.settings.events.refund),
+        "any_product_id": _paths(names.returned_product_id + names.purchased_product_id),
+        "any_product_name": _paths(names.returned_product_name + names.purchased_product_name),
+        **{name: _paths(value) for name, value in names},
+    }
+    return {
+        table.name: work.rows_of(table, work.sql(_HERE / f"{table.name}.duckdb.sql", **parameters))
+        for table in (EVENTS, PROPERTY_SETS)
+    }
+
+
+def _paths(names: tuple[str, ...]) -> list[str]:
+    """JSON paths of properties, since a property's name may begin with `$` or `/`, which would be read as a path."""
+    return ['$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in names]
+
+
+def events_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
+    """The hourly asset `events`, with `property_sets` beside it."""
+    return table_asset(
+        platform,
+        (EVENTS, PROPERTY_SETS),
+        events,
+        extra_deps=[dg.AssetDep("raw_event_hours")],
+        audits=[
+            Audit(
+                "orders_have_amounts",
+                "Fewer than half of the purchases and refunds lack a readable amount; else the revenue property is misnamed.",
+                """SELECT name, count(*) AS events FROM rows WHERE order_kind IS NOT NULL GROUP BY name
+                HAVING count(*) >= 20 AND count(revenue) * 2 < count(*)""",
+            )
+        ],
+        settings=("events", "properties"),
+        group="events",
+        condition=condition,
+    )

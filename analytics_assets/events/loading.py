@@ -1,0 +1,324 @@
+"""Landing: new export files become records, each file whole or not at all, every line accounted for."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pyarrow as pa
+
+from analytics_assets.events import kissmetrics
+from analytics_assets.events.kissmetrics import ExportError, ExportFile
+from analytics_assets.events.tables import EXPORT_FILES, RECORDS, REJECTED_LINES
+from analytics_assets.home import Contents, Home, HomeError
+from analytics_assets.settings import Settings
+from analytics_assets.warehouse.assets import RETRIES, Platform, only_passing_faults_retried
+from analytics_assets.warehouse.engine import attach, declared, engine
+from analytics_assets.warehouse.lake import Lake
+
+_HERE = Path(__file__).parent
+BATCH_BYTES = 256 * 2**20
+SILENCE = timedelta(days=2)
+# KISSmetrics holds nothing from before 2009: an earlier time is a broken clock and no first day of a business.
+EARLIEST_FIRST_DAY = datetime(2009, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load did: the files that were new, and the hours that their records touch."""
+
+    files: list[str]
+    lines: int
+    touched: list[datetime]
+    through: datetime | None
+
+
+def export_folder(settings: Settings, home: Home) -> tuple[Path, str]:
+    """Folder and format of the export that belongs to this home.
+
+    Raises:
+        HomeError: nobody has said yet where the export lies.
+    """
+    contents = home.contents()
+    if contents.exports:
+        return Path(contents.exports), contents.format
+    if settings.exports.folder:
+        return Path(settings.exports.folder).expanduser().resolve(), settings.exports.format
+    raise HomeError(
+        "no export folder is known. Run `make run EXPORTS=folder FORMAT=kissmetrics`, or set folder under [exports] in analytics.toml."
+    )
+
+
+def pin_export(home: Home, folder: Path, format: str) -> Contents:
+    """Remember which export a home holds, so that two companies never mix in one.
+
+    Raises:
+        HomeError: the home holds another export.
+    """
+    held = home.contents()
+    if held.exports and held.exports != str(folder):
+        raise HomeError(
+            f"{home.root} holds the export from {held.exports}, not from {folder}. "
+            "Give the other one a home of its own: ANALYTICS_HOME=another-folder. "
+            f'If the folder only moved, change "exports" in {home.root / "home.json"}.'
+        )
+    return home.remember(exports=str(folder), format=format)
+
+
+def load(settings: Settings, home: Home, accept: Sequence[str] = (), find_touched_hours: bool = False) -> Loaded:
+    """Load the files of the export that are new.
+
+    Args:
+        settings: the business's settings.
+        home: where to load to, and which export it holds.
+        accept: files whose changed content is to replace the loaded one.
+        find_touched_hours: whether to look up which hours the new records may change; automation needs to know.
+
+    Raises:
+        ExportError: the folder is no export, or a loaded file has changed and was not accepted.
+    """
+    folder, _ = export_folder(settings, home)
+    files = kissmetrics.list_files(folder)
+    unknown = set(accept) - {file.name for file in files}
+    if unknown:
+        raise ExportError(f"{folder}: there is no file {sorted(unknown)[0]!r} to accept.")
+    lake = Lake(home.lake)
+    with home.lock("load"), engine() as connection:
+        attach(connection, lake.pin(EXPORT_FILES))
+        known = {
+            name: (sha256, size, modified)
+            for name, sha256, size, modified in connection.sql(
+                "SELECT file, sha256, bytes, modified_at FROM export_files"
+            ).fetchall()
+        }
+        new = [file for file in files if file.name in accept or _is_new(file, known, folder)]
+        facts: list[dict[str, Any]] = []
+        touched: set[datetime] = set()
+        for batch in _batches(new):
+            landed = kissmetrics.read(connection, batch)
+            names = ", ".join("'" + file.name.replace("'", "''") + "'" for file in batch)
+            records = landed.records.cast(RECORDS.arrow_schema())
+            lake.replace(RECORDS, records, f"file IN ({names})", {})
+            lake.replace(REJECTED_LINES, landed.rejected.cast(REJECTED_LINES.arrow_schema()), f"file IN ({names})", {})
+            if find_touched_hours:
+                touched |= _touched_hours(connection, records, settings)
+            facts += [
+                {
+                    "file": file.name,
+                    "revision": file.revision,
+                    "sha256": landed.sha256[file.name],
+                    "bytes": file.size,
+                    "modified_at": _modified(file),
+                    "lines": landed.lines[file.name],
+                    "received_at": file.received_at,
+                    "loaded_at": datetime.now(UTC),
+                }
+                for file in batch
+            ]
+        if facts:
+            _account(lake, facts)
+        through = _data_through(lake)
+        if home.first_day(settings) is None:
+            home.remember(first_day=_first_business_day(lake, settings))
+    return Loaded([fact["file"] for fact in facts], sum(fact["lines"] for fact in facts), sorted(touched), through)
+
+
+def _is_new(file: ExportFile, known: dict[str, tuple[str, int, datetime]], folder: Path) -> bool:
+    if file.name not in known:
+        return True
+    sha256, size, modified = known[file.name]
+    if size == file.size and modified == _modified(file):
+        return False
+    with open(file.path, "rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() == sha256:
+            return False
+    raise ExportError(
+        f"{folder / file.name}: the content has changed since it was loaded. If the new content is right, accept it: "
+        f"analytics-assets accept {file.name}. Nothing was loaded."
+    )
+
+
+def _modified(file: ExportFile) -> datetime:
+    return datetime.fromtimestamp(file.path.stat().st_mtime_ns // 1000 / 1e6, UTC)
+
+
+def _batches(files: Sequence[ExportFile]) -> list[list[ExportFile]]:
+    batches: list[list[ExportFile]] = []
+    room = 0
+    for file in files:
+        if file.size > room or not batches:
+            batches.append([])
+            room = BATCH_BYTES
+        batches[-1].append(file)
+        room -= file.size
+    return batches
+
+
+def _touched_hours(connection: duckdb.DuckDBPyConnection, records: pa.Table, settings: Settings) -> set[datetime]:
+    """Hours whose events or whose orders' item lines these records may change, as instants at which they begin."""
+    connection.register("landed", records)
+    rows = connection.sql(
+        """
+        WITH times AS (
+            SELECT occurred_at AS t FROM landed
+            UNION ALL SELECT occurred_at - to_minutes($window) FROM landed WHERE kind = 'set'
+        )
+        SELECT DISTINCT to_timestamp(epoch_us(t) // 1000000 - epoch_us(t AT TIME ZONE $zone) // 1000000 % 3600) FROM times
+        """,
+        params={"window": settings.items.window_minutes, "zone": settings.business.time_zone},
+    ).fetchall()
+    return {hour.astimezone(UTC) for (hour,) in rows}
+
+
+def _account(lake: Lake, facts: list[dict[str, Any]]) -> None:
+    """Count every file anew: which line of a repeated pair is the earlier one may change when a file comes in late."""
+    with engine() as connection:
+        attach(connection, lake.pin(RECORDS))
+        attach(connection, lake.pin(REJECTED_LINES))
+        attach(connection, lake.pin(EXPORT_FILES))
+        connection.register("facts", pa.Table.from_pylist(facts, schema=_FACTS))
+        rows = declared(connection, EXPORT_FILES, connection.sql((_HERE / "export_files.duckdb.sql").read_text()))
+    lake.replace(EXPORT_FILES, rows, None, {})
+
+
+_FACTS = pa.schema([field for field in EXPORT_FILES.arrow_schema() if field.name in {
+    "file", "revision", "sha256", "bytes", "modified_at", "lines", "received_at", "loaded_at"
+}])  # fmt: skip
+
+
+def _data_through(lake: Lake) -> datetime | None:
+    with engine() as connection:
+        attach(connection, lake.pin(EXPORT_FILES))
+        row = connection.sql("SELECT max(coalesce(received_at, last_event_at)) FROM export_files").fetchall()[0]
+    return row[0] if row else None
+
+
+def data_through(home: Home) -> datetime | None:
+    """The instant up to which the export has been received; None before the first load."""
+    return _data_through(Lake(home.lake))
+
+
+def _first_business_day(lake: Lake, settings: Settings) -> str | None:
+    with engine() as connection:
+        attach(connection, lake.pin(RECORDS))
+        row = connection.sql(
+            "SELECT CAST(min(occurred_at) AT TIME ZONE $zone AS DATE) FROM records WHERE occurred_at >= $earliest",
+            params={"zone": settings.business.time_zone, "earliest": EARLIEST_FIRST_DAY},
+        ).fetchall()[0]
+    return row[0].isoformat() if row and row[0] else None
+
+
+def hours_in(platform: Platform, through: datetime) -> datetime:
+    """The instant before which every hour is in: the export has been received past its end.
+
+    The last hour of a business day waits for the item lines that may follow an order after midnight. An export that has
+    been silent for two days is taken as it is: the day on which it ends counts as complete.
+    """
+    clock = platform.clock
+    if clock.is_over:
+        return clock.now()
+    if clock.now() - through > SILENCE:
+        return clock.begins(clock.day_of(through) + timedelta(days=1))
+    end = min(through, clock.now())
+    end -= timedelta(
+        seconds=(end.astimezone(platform.settings.business.zone).minute * 60 + end.second), microseconds=end.microsecond
+    )
+    midnight = clock.begins(clock.day_of(end))
+    if end == midnight and through < midnight + timedelta(minutes=platform.settings.items.window_minutes):
+        return end - timedelta(hours=1)
+    return end
+
+
+class LoadConfig(dg.Config):
+    """How a load reports: `mark_hours` tells automation which hours came in."""
+
+    mark_hours: bool = True
+
+
+def export_files_asset(platform: Platform) -> dg.AssetsDefinition:
+    """The unpartitioned asset `export_files`, which fills `records` and `rejected_lines` as well."""
+
+    @dg.asset(
+        retry_policy=RETRIES,
+        group_name="events",
+        owners=["team:analytics"],
+        kinds={"duckdb", "deltalake"},
+        metadata={"dagster/column_schema": EXPORT_FILES.dagster_schema(), "dagster/table_name": "export_files"},
+        check_specs=[
+            dg.AssetCheckSpec("every_line_accounted_for", asset="export_files", blocking=True,
+                              description="Events + property sets + aliases + repeated + rejected lines = lines, in every file."),
+            dg.AssetCheckSpec("few_lines_rejected", asset="export_files", description="Less than one line in a hundred could not be read."),
+        ],
+    )  # fmt: skip
+    def export_files(context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Any]:
+        """The export files that have been loaded, and what became of each of their lines.
+
+        Files are loaded once. A file whose content changes afterwards is an error until somebody accepts it. Every line is
+        loaded, repeated, or set aside in `rejected_lines` with the reason.
+
+        Read it as the receipt for the export: the line counts of a row add up.
+        """
+        with only_passing_faults_retried("export_files"):
+            yield from _load_and_account(context, platform, config)
+
+    return export_files
+
+
+def _load_and_account(context: dg.AssetExecutionContext, platform: Platform, config: LoadConfig) -> Iterator[Any]:
+    loaded = load(platform.settings, platform.home, find_touched_hours=config.mark_hours)
+    if config.mark_hours:
+        _mark_hours(context, platform, loaded)
+    lake = platform.lake
+    with engine() as connection:
+        attach(connection, lake.pin(EXPORT_FILES))
+        files, lines, rejected, wrong = connection.sql(
+            """SELECT count(*), sum(lines), sum(rejected_lines), count(*) FILTER
+            (lines <> events + property_sets + aliases + repeated_lines + rejected_lines) FROM export_files"""
+        ).fetchall()[0]
+    yield dg.AssetCheckResult(
+        check_name="every_line_accounted_for", passed=wrong == 0, metadata={"files that do not add up": wrong}
+    )
+    share = rejected / lines if lines else 0.0
+    yield dg.AssetCheckResult(
+        check_name="few_lines_rejected", passed=share < 0.01, severity=dg.AssetCheckSeverity.WARN,
+        metadata={"rejected": rejected, "share": round(share, 5)},
+    )  # fmt: skip
+    platform.publish()
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": files,
+            "new files": len(loaded.files),
+            "new lines": loaded.lines,
+            "lines": lines,
+            "rejected lines": rejected,
+            "data through": str(loaded.through),
+            "delta_version": lake.pin(EXPORT_FILES).version,
+        }
+    )
+
+
+def _mark_hours(context: dg.AssetExecutionContext, platform: Platform, loaded: Loaded) -> None:
+    """Tell automation which hours came in: those that records touched, and the empty ones that are over."""
+    if loaded.through is None:
+        return
+    clock = platform.clock
+    marked = context.instance.get_materialized_partitions(dg.AssetKey("raw_event_hours"))
+    touched = set(loaded.touched)
+    for hour, key in clock.hour_keys(clock.begins(clock.first_day), hours_in(platform, loaded.through)).items():
+        if hour in touched or key not in marked:
+            context.log_event(dg.AssetMaterialization("raw_event_hours", partition=key))
+
+
+def raw_event_hours(platform: Platform) -> dg.AssetSpec:
+    """The marks that the loader sets: an hour's records are in."""
+    return dg.AssetSpec(
+        "raw_event_hours",
+        partitions_def=platform.clock.hours,
+        deps=["export_files"],
+        group_name="events",
+        description="Which hours are in: the export reaches past their end. Marked by `export_files`, again when late records touch them.",
+    )

@@ -1,0 +1,82 @@
+"""When what runs: the hourly load, and conditions for everything behind it."""
+
+from datetime import timedelta
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from analytics_assets.warehouse.assets import Platform
+
+LOOKBACK = timedelta(days=7)
+
+
+def when_inputs_changed(*ignored: str) -> dg.AutomationCondition:
+    """Run a partition of the last seven days when an input of it changed and all of them are there.
+
+    - `in_latest_time_window`: late data restates the last week by itself; what is older is a backfill that someone asks for.
+    - `newly_missing | any_deps_updated`, `.since(...)`: remembers an update until it was acted upon. Plain `eager()` forgets one
+      that arrives in the tick in which the target completes, and one between a request and the next tick.
+    - `~any_deps_missing`: no day runs before all of its 23, 24 or 25 hours are in.
+    - `~any_deps_in_progress`, `~in_progress`: nothing is read that is about to be replaced, nothing runs twice at once.
+    - `ignored` inputs do not trigger: the night picks them up.
+    """
+    condition = dg.AutomationCondition
+    updated = condition.any_deps_updated()
+    if ignored:
+        updated = updated.ignore(dg.AssetSelection.assets(*ignored))
+    trigger = condition.newly_missing() | updated
+    reset = (condition.newly_requested() & ~updated) | condition.initial_evaluation()
+    return (
+        condition.in_latest_time_window(LOOKBACK)
+        & trigger.since(reset)
+        & ~condition.any_deps_missing()
+        & ~condition.any_deps_in_progress()
+        & ~condition.in_progress()
+    )
+
+
+def automation_sensor() -> dg.AutomationConditionSensorDefinition:
+    """Evaluates the conditions; on from the start, since a platform that waits to be switched on runs nothing."""
+    return dg.AutomationConditionSensorDefinition(
+        "automation",
+        target=dg.AssetSelection.all(),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=30,
+    )
+
+
+def load_job() -> UnresolvedAssetJobDefinition:
+    """Loads new export files."""
+    return dg.define_asset_job("load_exports", selection=dg.AssetSelection.assets("export_files"))
+
+
+def load_schedule(platform: Platform, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    """Five minutes past every hour, in the business's time zone."""
+    return dg.ScheduleDefinition(
+        name="load_exports_hourly",
+        job=job,
+        cron_schedule="5 * * * *",
+        execution_timezone=platform.settings.business.time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
+def nightly_job() -> UnresolvedAssetJobDefinition:
+    """All daily metrics of a day, or of a range of days in one run."""
+    return dg.define_asset_job(
+        "daily_metrics",
+        selection=dg.AssetSelection.groups("retail") | dg.AssetSelection.assets("identities"),
+    )
+
+
+def publish_sensor(platform: Platform) -> dg.SensorDefinition:
+    """Publishes what a publisher that was killed left unpublished."""
+
+    @dg.sensor(name="publish_leftovers", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+    def publish_leftovers() -> dg.SkipReason:
+        """Bring `analytics.duckdb` up to date when a publisher died in between."""
+        if platform.publish():
+            return dg.SkipReason("published what a dead publisher had left")
+        return dg.SkipReason("analytics.duckdb is up to date")
+
+    return publish_leftovers

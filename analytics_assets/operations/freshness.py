@@ -1,0 +1,80 @@
+"""Freshness that tells the truth: the newest business time in a table against the time that should be there by now.
+
+Dagster's own freshness policies look at the time of the last run, which a backfill of an old day makes look new.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from analytics_assets.warehouse.assets import Platform
+from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.tables import Table
+
+# A day's figures are due six hours after midnight, an hour's three hours after its end.
+DUE_AFTER = {"day": timedelta(hours=6), "hour": timedelta(hours=3)}
+
+
+def newest_business_time(platform: Platform, table: Table) -> datetime | None:
+    """End of the newest partition that holds rows; None for an empty table."""
+    column = "hour" if table.grain == "hour" else table.partition_column
+    with engine() as connection:
+        attach(connection, platform.lake.pin(table))
+        row = connection.sql(f'SELECT max({column}) FROM "{table.name}"').fetchall()[0]
+    if not row or row[0] is None:
+        return None
+    if table.grain == "hour":
+        return row[0] + timedelta(hours=1)
+    return platform.clock.begins(row[0] + timedelta(days=1))
+
+
+def expected_business_time(platform: Platform, table: Table) -> datetime:
+    """Up to when the table's partitions are due; for a historical export the clock stands at the end of its last day."""
+    clock = platform.clock
+    now = clock.now()
+    due = now if clock.is_over else now - DUE_AFTER[table.grain or "day"]
+    if table.grain == "hour":
+        return due - timedelta(minutes=due.minute, seconds=due.second, microseconds=due.microsecond)
+    return clock.begins(clock.day_of(due))
+
+
+def freshness_checks(platform: Platform, tables: Sequence[Table]) -> list[dg.AssetChecksDefinition]:
+    """One check a table; run them at any time, they read two numbers."""
+    return [_freshness_check(platform, table) for table in tables]
+
+
+def _freshness_check(platform: Platform, table: Table) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=table.name,
+        name="is_fresh",
+        description="The newest business time in the table is the one that is due by now, whenever the last run was. "
+        "Hours and days without any event count as missing.",
+    )
+    def is_fresh() -> dg.AssetCheckResult:
+        newest, expected = newest_business_time(platform, table), expected_business_time(platform, table)
+        tolerance = timedelta(days=1) if table.grain == "hour" else timedelta(0)
+        passed = newest is not None and newest >= expected - tolerance
+        behind = (expected - newest) if newest and not passed else timedelta(0)
+        return dg.AssetCheckResult(
+            passed=passed,
+            metadata={
+                "newest business time": str(newest),
+                "due by now": str(expected),
+                "behind": str(behind) if newest else "the table is empty",
+            },
+        )
+
+    return is_fresh
+
+
+def freshness_schedule(platform: Platform, tables: Sequence[Table]) -> dg.ScheduleDefinition:
+    """Twenty past every hour, whether or not anything else ran: a table that nobody updates is found."""
+    keys = [dg.AssetCheckKey(dg.AssetKey(table.name), "is_fresh") for table in tables]
+    return dg.ScheduleDefinition(
+        name="freshness_hourly",
+        job=dg.define_asset_job("freshness", selection=dg.AssetSelection.checks(*keys)),
+        cron_schedule="20 * * * *",
+        execution_timezone=platform.settings.business.time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )

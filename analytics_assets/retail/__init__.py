@@ -1,0 +1,1 @@
+"""Retail: orders and customers, and what is made of them."""

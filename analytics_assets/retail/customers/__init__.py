@@ -1,0 +1,1 @@
+"""Customers: what each has bought up to the end of a day."""

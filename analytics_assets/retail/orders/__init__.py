@@ -1,0 +1,1 @@
+"""Orders and refunds with their item lines."""

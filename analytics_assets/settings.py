@@ -1,0 +1,247 @@
+"""What the business calls things: `analytics.toml`, read once, checked, and every mistake named with its line.
+
+The defaults read the naming conventions of KISSmetrics shops and of exports that came in through Segment, so that most
+shops set only `[business]`. Where the data lies is the business of `home.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(Exception):
+    """A setting is missing, misspelt or out of range; the message names file, line and the allowed values."""
+
+
+def _normalised_names(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, list):
+        return tuple(" ".join(name.lower().split()) if isinstance(name, str) else name for name in names)
+    return names
+
+
+def _iso_date(value: Any) -> Any:
+    return None if value == "" else value
+
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_normalised_names)]
+OptionalDay = Annotated[date | None, BeforeValidator(_iso_date)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Business(_Table):
+    """The business's clock and money.
+
+    `first_day` and `last_day` bound the partitions. Without `first_day` the first load takes it from the export; without
+    `last_day` the business is live and the clock on the wall decides which hours are over.
+    """
+
+    time_zone: str
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="an ISO 4217 code such as EUR")]
+    first_day: OptionalDay = None
+    last_day: OptionalDay = None
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            near = difflib.get_close_matches(name, available_timezones(), n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"{name!r} is no IANA time zone such as 'Europe/London' or 'America/New_York'{hint}")
+        return name
+
+    @model_validator(mode="after")
+    def _days_in_order(self) -> Business:
+        if self.first_day and self.last_day and self.last_day < self.first_day:
+            raise ValueError(f"last_day ({self.last_day}) is before first_day ({self.first_day})")
+        return self
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The business's time zone."""
+        return ZoneInfo(self.time_zone)
+
+
+class Events(_Table):
+    """Which events mean money. Names are compared without regard to letter case."""
+
+    purchase: Names = ("purchased", "completed order", "order completed", "checkout complete", "billed")
+    refund: Names = ("refunded", "order refunded", "returned item")
+
+
+class Properties(_Table):
+    """Which properties hold what. Of several names the first that a record carries counts."""
+
+    order_id: Names = ("order id", "order_id", "orderid")
+    revenue: Names = ("order total", "billing amount", "billed amount", "revenue", "total")
+    currency: Names = ("currency",)
+    account_id: Names = ("account id", "account name", "group - id")
+    purchased_product_id: Names = ("purchased sku", "purchased productid", "order completed - sku", "sku")
+    purchased_product_name: Names = ("purchased product name", "order completed - name")
+    returned_product_id: Names = ("returned sku", "returned productid", "order refunded - sku")
+    returned_product_name: Names = ("returned product name", "order refunded - name")
+    price: Names = ("price", "order completed - price", "order refunded - price")
+    quantity: Names = ("quantity", "order completed - quantity", "order refunded - quantity")
+
+
+class Identity(_Table):
+    """How identities become customers."""
+
+    anonymous_pattern: str = r"^[A-Za-z0-9+/]{27}=$"
+    blocked: tuple[str, ...] = (
+        "", "0", "-1", "anonymous", "distinct_id", "email", "false", "guest", "id", "missing", "n/a", "nan", "nil", "none",
+        "null", "[object object]", "test", "true", "undefined", "unknown", "user",
+    )  # fmt: skip
+    fold_email_case: bool = True
+    max_aliases: Annotated[int, Field(ge=2, le=10_000)] = 100
+
+    @field_validator("anonymous_pattern")
+    @classmethod
+    def _pattern_compiles(cls, pattern: str) -> str:
+        # The engine that applies it decides what is a regular expression.
+        import polars as pl
+
+        try:
+            pl.Series([""]).str.contains(pattern)
+        except pl.exceptions.ComputeError as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return pattern
+
+
+class Items(_Table):
+    """How item lines find their order: the person's latest purchase or refund at most this long before."""
+
+    window_minutes: Annotated[int, Field(ge=1, le=360)] = 60
+
+
+class Ltv(_Table):
+    """Customer lifetime value: horizon in days, discount rate a year (0 = none), share of outcomes inside the interval."""
+
+    horizon_days: Annotated[int, Field(ge=7, le=1825)] = 365
+    annual_discount_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    interval_coverage: Annotated[float, Field(ge=0.5, le=0.99)] = 0.8
+
+
+class Exports(_Table):
+    """Where new export files arrive; `make run EXPORTS=… FORMAT=…` says the same for one home."""
+
+    folder: str | None = None
+    format: Literal["kissmetrics"] = "kissmetrics"
+
+
+class Settings(_Table):
+    """Everything that `analytics.toml` can say."""
+
+    business: Business
+    exports: Exports = Exports()
+    events: Events = Events()
+    properties: Properties = Properties()
+    identity: Identity = Identity()
+    items: Items = Items()
+    ltv: Ltv = Ltv()
+
+    def fingerprint(self, *names: str) -> str:
+        """Twelve hex digits over the named settings (`business.currency`, `events`, ...): part of a table's code version."""
+        values = self.model_dump(mode="json")
+        chosen = []
+        for name in sorted(names):
+            value: Any = values
+            for part in name.split("."):
+                value = value[part]
+            chosen.append((name, value))
+        return hashlib.sha256(repr(chosen).encode()).hexdigest()[:12]
+
+
+def settings_path() -> Path:
+    """`ANALYTICS_CONFIG`, or `analytics.toml` beside the package."""
+    return Path(os.environ.get("ANALYTICS_CONFIG") or PROJECT_ROOT / "analytics.toml").expanduser().resolve()
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read and check the settings file.
+
+    Raises:
+        SettingsError: every mistake at once, each with file, line, and what is allowed.
+    """
+    path = path or settings_path()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: there is no settings file. Write one, or set ANALYTICS_CONFIG to where it is.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+    return parse_settings(text, str(path))
+
+
+def parse_settings(text: str, source: str) -> Settings:
+    """Check the text of a settings file; `source` stands in the error messages."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{source}: not valid TOML: {error}") from None
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        mistakes = [_explain(mistake, text, source) for mistake in error.errors()]
+        raise SettingsError("\n".join(mistakes)) from None
+
+
+def _explain(mistake: Any, text: str, source: str) -> str:
+    location = tuple(part for part in mistake["loc"] if isinstance(part, str))
+    where = f"{source}:{_line_of(text, location)}"
+    name = ".".join(location) or "settings"
+    if mistake["type"] == "extra_forbidden":
+        allowed = _allowed_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"{where}: there is no setting {name!r}.{hint} Allowed here: {', '.join(allowed)}."
+    if mistake["type"] == "missing":
+        return f"{where}: {name!r} is missing, for example {_EXAMPLES.get(name, name + ' = …')}"
+    message = mistake["msg"].removeprefix("Value error, ")
+    return f"{where}: {name}: {message} (found {mistake['input']!r})."
+
+
+_EXAMPLES = {
+    "business": '[business] with time_zone = "Europe/London" and currency = "GBP"',
+    "business.time_zone": 'time_zone = "Europe/London"',
+    "business.currency": 'currency = "GBP"',
+}
+
+
+def _allowed_at(location: tuple[str, ...]) -> list[str]:
+    model: Any = Settings
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        model = get_args(annotation)[0] if get_origin(annotation) else annotation
+    return sorted(model.model_fields)
+
+
+def _line_of(text: str, location: tuple[str, ...]) -> int:
+    """The line on which a setting stands; its table's line where the setting itself is absent; else 1."""
+    table, best = "", 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[([^\[\]]+)\]", line)
+        if header:
+            table = header[1].strip()
+            if table == ".".join(location) or (location and table == location[0]):
+                best = number
+            continue
+        key = re.match(r"\s*([\w.-]+|\"[^\"]+\")\s*=", line)
+        if key and tuple(filter(None, [table, key[1].strip('"')])) == location:
+            return number
+    return best

@@ -1,0 +1,1 @@
+"""Companies with a known truth, and the exports that they would have left behind."""

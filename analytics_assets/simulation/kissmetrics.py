@@ -1,0 +1,318 @@
+"""Writes a simulated retailer as a KISSmetrics raw data export, with the truth that a reader must find.
+
+OUT/revisions/N.json         one JSON object a line: events, property sets and aliases, by receipt, 20,000 a file
+OUT/index.csv                which file holds which times of receipt
+OUT/truth.json               `Truth`
+OUT/truth_customers.parquet  `Company.customers`
+
+The faults are those that real exports have: repeated and late lines, UTF-8 bytes as octal escapes (not JSON), broken
+lines, and one identity shared by many. What is simulated is decided in `retailer`, not here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analytics_assets.simulation.retailer import ADDED, SIGNED_UP, VIEWED, VISITED, Company
+
+REVISION_LINES = 20_000
+REPEATED_SHARE = 0.003
+"""Share of lines that stand in the export twice."""
+LATE_SHARE = 0.005
+"""Share of lines, or of orders with their item lines, that are received late."""
+OCTAL_SHARE = 0.2
+"""Share of the lines with other letters than ASCII that have them as octal escapes."""
+BROKEN_SHARE = 0.0002
+"""Broken lines per line; each kind of `BROKEN` stands in the export at least once."""
+SHARED_IDENTITY = "guest"
+"""The identity that a careless shop gave to many customers."""
+SHARED_BY = 60
+"""Customers who are tied to it, or all if there are fewer."""
+BROKEN = (
+    '{"_n":"purchased","_p":"broken@shop.test","_t":17',
+    '{"_n":"purchased","order id":"1","order total":"9.99","_t":1760000000}',
+    '{"_n":"purchased","_p":"broken@shop.test","_t":"yesterday","order id":"1","order total":"9.99"}',
+    '{"_p":"broken@shop.test","_p2":"","_t":1760000000}',
+    "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    "[1,2,3]",
+    '{"_n":"purchased","_p":"broken@shop.test","_t":99999999999999999999,"order id":"1","order total":"9.99"}',
+)
+"""Lines that nobody can mend: each must be set aside with a reason, none may stop the load."""
+_LATE_SECONDS = (3_600, 7_200, 26 * 3_600, 72 * 3_600, 9 * 86_400, 60 * 86_400)
+_REPEAT_SECONDS = (0, 600, 86_400)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a correct reader finds in an export. Amounts are pence; days are business days in `time_zone`."""
+
+    time_zone: str
+    currency: str
+    first_day: str
+    last_day: str
+    files: int
+    lines: int
+    """Every line of every file: events + property_sets + aliases + repeated_lines + broken_lines."""
+    broken_lines: int
+    """Lines to set aside, each time that they stand there."""
+    repeated_lines: int
+    """Further copies of a line, which must not count twice."""
+    late_lines: int
+    """Lines received later than they happened, further copies not counted."""
+    octal_lines: int
+    """Lines that are JSON only once their octal escapes are decoded, further copies not counted."""
+    events: int
+    """Lines with `_n`, orders and refunds among them, without repeats."""
+    property_sets: int
+    """Lines with neither `_n` nor `_p2`, item lines among them, without repeats."""
+    aliases: int
+    orders: int
+    refunds: int
+    order_item_lines: int
+    """Item lines of orders and refunds."""
+    returned_item_lines: int
+    """Item lines of refunds alone."""
+    identified_customers: int
+    """Named identities with an order; the shared identity must not have merged any of them."""
+    guest_orders: int
+    """Orders under an anonymous id that nothing ties to a name."""
+    net_revenue_pence: int
+    guest_net_revenue_pence: int
+    """The part of net revenue that belongs to no customer."""
+    net_revenue_pence_by_day: dict[str, int]
+    """Orders and refunds by their own day; item lines may lie on the next. Days without either are missing."""
+    orders_by_day: dict[str, int]
+    """Over the days of `net_revenue_pence_by_day`."""
+    parameters: dict[str, Any]
+    """The `Retailer`."""
+
+
+def write_export(company: Company, out: Path, faults: bool = True, progress: Callable[[str, float], None] | None = None) -> Truth:
+    """Write the export to the folder `out`, which must not exist or be empty, and give its truth.
+
+    It is written beside it, to `out` + ".partial", and renamed at the end: what stands at `out` is complete. The same
+    company and faults give the same bytes. `progress` is told what is being done and how much of it, 0 to 1, is.
+    Raises `FileExistsError` where `out` holds anything.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not an empty folder")
+    tell = progress or (lambda _what, _share: None)
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    (partial / "revisions").mkdir(parents=True)
+
+    tell("making lines", 0.0)
+    # A stream of its own beside those that `simulate` spawns from the seed, so that faults change no purchase.
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([company.retailer.seed, 1])))
+    lines, counts = _export_lines(company, faults, rng)
+    tell("making lines", 1.0)
+
+    index = ["filename,min_timestamp,max_timestamp,min_utc_date,max_utc_date"]
+    files = -(-lines.height // REVISION_LINES)
+    for number in range(1, files + 1):
+        chunk = lines.slice((number - 1) * REVISION_LINES, REVISION_LINES)
+        name = f"revisions/{number}.json"
+        (partial / name).write_bytes(("\n".join(chunk["line"].to_list()) + "\n").encode())
+        received = (int(chunk["received"][0]), int(chunk["received"][-1]))
+        dates = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M GMT") for at in received)
+        index.append(",".join((name, *map(str, received), *dates)))
+        tell("writing files", number / files)
+    (partial / "index.csv").write_text("\n".join(index) + "\n")
+
+    truth = _truth(company, files, counts)
+    (partial / "truth.json").write_text(json.dumps(asdict(truth), indent=1, ensure_ascii=False) + "\n")
+    company.customers.write_parquet(partial / "truth_customers.parquet")
+    os.replace(partial, out)
+    return truth
+
+
+def _export_lines(company: Company, faults: bool, rng: np.random.Generator) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Make every line of the export in order of receipt: line, received; and count what `Truth` counts in lines."""
+    identity = pl.Series(list(map(_json, company.identities["identity"])))
+    # An order is late with all of its item lines, any other line alone. Lines received in the same second stay in this
+    # order, so that an order's event comes before its first item line.
+    orders = _transaction_lines(company, identity).with_columns(late=_lateness(company.transactions.height, faults, rng))
+    items = _item_lines(company, identity, faults, rng)
+    items = items.with_columns(late=orders["late"].gather(company.items["transaction"]))
+    aliases, visits, sets = (
+        frame.with_columns(late=_lateness(frame.height, faults, rng))
+        for frame in (
+            _alias_lines(company, identity, faults),
+            _visit_lines(company, identity, faults, rng),
+            _set_lines(company, identity, faults, rng),
+        )
+    )
+    lines = pl.concat([aliases, visits, orders, sets, items])
+    counts = {
+        "aliases": aliases.height,
+        "events": visits.height + orders.height,
+        "property_sets": sets.height + items.height,
+        "late_lines": int((lines["late"] > 0).sum()),
+        "octal_lines": int(lines["octal"].sum()),
+        "repeated_lines": 0,
+        "broken_lines": 0,
+    }
+    lines = lines.select("line", received=pl.col("at") + pl.col("late"))
+    if faults:
+        again = np.flatnonzero(rng.random(lines.height) < REPEATED_SHARE)
+        repeated = lines[again].with_columns(pl.col("received") + rng.choice(_REPEAT_SECONDS, len(again)))
+        broken_lines = max(len(BROKEN), round(lines.height * BROKEN_SHARE))
+        broken = pl.DataFrame(
+            {
+                "line": [BROKEN[n % len(BROKEN)] for n in range(broken_lines)],
+                "received": lines["received"].gather(rng.integers(0, lines.height, broken_lines)),
+            }
+        )
+        counts |= {"repeated_lines": repeated.height, "broken_lines": broken.height}
+        lines = pl.concat([lines, repeated, broken])
+    return lines.sort("received", maintain_order=True), counts
+
+
+def _lateness(rows: int, faults: bool, rng: np.random.Generator) -> np.ndarray:
+    """Draw by how many seconds each row is received late, mostly 0."""
+    if not faults:
+        return np.zeros(rows, dtype=np.int64)
+    return np.where(rng.random(rows) < LATE_SHARE, rng.choice(_LATE_SECONDS, rows), 0)
+
+
+def _json(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _octal(text: str) -> str:
+    """Write the UTF-8 bytes of letters beyond ASCII as KISSmetrics does: "é" is \\303\\251, which is not JSON."""
+    return "".join(c if c.isascii() else "".join(f"\\{byte:03o}" for byte in c.encode()) for c in text)
+
+
+def _written(texts: list[str], rows: pl.Series, faults: bool, rng: np.random.Generator) -> tuple[pl.Series, pl.Series]:
+    """Give each row the text that it names, a share of those beyond ASCII in octal, and say which are."""
+    plain = np.array([text.isascii() for text in texts])
+    octal = (rng.random(len(rows)) < OCTAL_SHARE * faults) & ~plain[rows.to_numpy()]
+    both = pl.Series([*texts, *map(_octal, texts)], dtype=pl.String)
+    return both.gather(rows + len(texts) * pl.Series(octal).cast(pl.Int64)), pl.Series(octal)
+
+
+def _money(pence: pl.Expr) -> pl.Expr:
+    """Write pence as text with two decimals and a sign only if negative: "49.90"."""
+    size = pence.abs()
+    sign = pl.when(pence < 0).then(pl.lit("-")).otherwise(pl.lit(""))
+    return pl.concat_str([sign, (size // 100).cast(pl.String), pl.lit("."), (size % 100).cast(pl.String).str.zfill(2)])
+
+
+def _articles(company: Company, template: str) -> list[str]:
+    """Fill a fragment of JSON with each article's SKU, name and price."""
+    rows = company.catalogue.select("sku", "name", price=_money(pl.col("price_pence"))).rows()
+    return [template % tuple(map(_json, row)) for row in rows]
+
+
+def _alias_lines(company: Company, identity: pl.Series, faults: bool) -> pl.DataFrame:
+    frame = company.aliases.select(
+        "at", p=identity.gather(company.aliases["identity"]), p2=identity.gather(company.aliases["alias"])
+    )
+    if faults:
+        # Customers from all over the window, tied to the shared identity some minutes after they were named.
+        named = company.aliases.unique("identity", keep="first", maintain_order=True)
+        sharing = named[np.unique(np.linspace(0, named.height - 1, min(SHARED_BY, named.height)).astype(np.int64))]
+        at = np.minimum(sharing["at"].to_numpy() + 600, company.end_instant - 1)
+        shared = pl.DataFrame({"at": at, "p": identity.gather(sharing["identity"])})
+        frame = pl.concat([frame, shared.with_columns(p2=pl.lit(_json(SHARED_IDENTITY)))])
+    line = pl.format('{{"_p":{},"_p2":{},"_t":{}}}', "p", "p2", "at")
+    return frame.select("at", line=line, octal=pl.lit(False))
+
+
+def _set_lines(company: Company, identity: pl.Series, faults: bool, rng: np.random.Generator) -> pl.DataFrame:
+    values = company.properties["value"].unique(maintain_order=True)
+    row = company.properties["value"].replace_strict(values, pl.int_range(len(values), eager=True))
+    value, octal = _written([_json(text) for text in values], row, faults, rng)
+    frame = company.properties.select("at", "name", p=identity.gather(company.properties["identity"]), value=value)
+    line = pl.format('{{"_p":{},"_t":{},"{}":{}}}', "p", "at", "name", "value")
+    return frame.select("at", line=line, octal=octal)
+
+
+def _item_lines(company: Company, identity: pl.Series, faults: bool, rng: np.random.Generator) -> pl.DataFrame:
+    fragments = [
+        *_articles(company, '"purchased sku":%s,"purchased product name":%s,"price":%s'),
+        *_articles(company, '"returned sku":%s,"returned product name":%s,"price":%s'),
+    ]
+    items, of = company.items, company.items["transaction"]
+    refund = company.transactions["refund"].gather(of).cast(pl.Int64)
+    article, octal = _written(fragments, items["product"] + company.catalogue.height * refund, faults, rng)
+    frame = items.select(
+        "quantity",
+        at=company.transactions["at"].gather(of) + items["line"],
+        p=identity.gather(company.transactions["identity"].gather(of)),
+        article=article,
+    )
+    line = pl.format('{{"_p":{},"_t":{},{},"quantity":"{}"}}', "p", "at", "article", "quantity")
+    return frame.select("at", line=line, octal=octal)
+
+
+def _transaction_lines(company: Company, identity: pl.Series) -> pl.DataFrame:
+    frame = company.transactions.with_columns(
+        event=pl.when("refund").then(pl.lit("refunded")).otherwise(pl.lit("purchased")),
+        p=identity.gather(company.transactions["identity"]),
+        total=_money(pl.col("total_pence")),
+    )
+    template = '{{"_n":"{}","_p":{},"_t":{},"order id":"{}","order total":"{}"}}'
+    return frame.select("at", line=pl.format(template, "event", "p", "at", "order_id", "total"), octal=pl.lit(False))
+
+
+def _visit_lines(company: Company, identity: pl.Series, faults: bool, rng: np.random.Generator) -> pl.DataFrame:
+    fragments = [
+        *_articles(company, ',"product viewed sku":%s,"product viewed name":%s,"product viewed price":%s'),
+        *_articles(company, ',"product added sku":%s,"product added name":%s,"product added price":%s'),
+        ',"url":"https://shop.test/","referrer":',
+        "",
+    ]
+    articles = company.catalogue.height
+    visits = company.visits.with_columns(
+        p=identity.gather(company.visits["identity"]),
+        event=pl.col("kind").replace_strict(
+            {VISITED: "visited site", VIEWED: "viewed product", ADDED: "added to cart", SIGNED_UP: "signed up"}
+        ),
+        row=pl.col("product")
+        + pl.col("kind").replace_strict({VISITED: 2 * articles + 1, VIEWED: 0, ADDED: articles, SIGNED_UP: 2 * articles + 2}),
+        referrer=pl.format('"{}"', "referrer").fill_null(""),
+    )
+    properties, octal = _written(fragments, visits["row"], faults, rng)
+    line = pl.format('{{"_n":"{}","_p":{},"_t":{}{}{}}}', "event", "p", "at", "properties", "referrer")
+    return visits.with_columns(properties=properties).select("at", line=line, octal=octal)
+
+
+def _truth(company: Company, files: int, counts: dict[str, int]) -> Truth:
+    """Sum up the company and the lines of its export."""
+    retailer, transactions = company.retailer, company.transactions
+    guests = transactions.filter(pl.col("identity") >= retailer.customers)
+    by_day = transactions.group_by("day").agg(pl.col("total_pence").sum(), (~pl.col("refund")).sum().alias("orders")).sort("day")
+    days = [(retailer.first_day + timedelta(day)).isoformat() for day in by_day["day"]]
+    return Truth(
+        time_zone=retailer.time_zone,
+        currency=retailer.currency,
+        first_day=retailer.first_day.isoformat(),
+        last_day=retailer.last_day.isoformat(),
+        files=files,
+        lines=sum(counts[kind] for kind in ("events", "property_sets", "aliases", "repeated_lines", "broken_lines")),
+        **counts,
+        orders=transactions.filter(~pl.col("refund")).height,
+        refunds=transactions.filter("refund").height,
+        order_item_lines=company.items.height,
+        returned_item_lines=company.items.filter(pl.col("quantity") < 0).height,
+        identified_customers=company.customers.height,
+        guest_orders=guests.filter(~pl.col("refund")).height,
+        net_revenue_pence=int(transactions["total_pence"].sum()),
+        guest_net_revenue_pence=int(guests["total_pence"].sum()),
+        net_revenue_pence_by_day=dict(zip(days, by_day["total_pence"].to_list(), strict=True)),
+        orders_by_day=dict(zip(days, by_day["orders"].to_list(), strict=True)),
+        parameters=asdict(retailer) | {"first_day": retailer.first_day.isoformat(), "last_day": retailer.last_day.isoformat()},
+    )

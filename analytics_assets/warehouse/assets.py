@@ -1,0 +1,366 @@
+"""Write, audit, publish: how a function that computes rows becomes a Dagster asset.
+
+One pattern for every metric. The inputs are pinned and must be complete; the rows are computed and audited; only then does
+one commit make them visible, and the published database follows. A failed audit leaves the last good partition, records no
+materialisation, and fails the run at the first attempt.
+"""
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pyarrow as pa
+from deltalake.exceptions import CommitFailedError
+
+from analytics_assets.home import Home
+from analytics_assets.partitions import BusinessClock, all_earlier_days, hours_of_the_day
+from analytics_assets.settings import Settings
+from analytics_assets.warehouse.engine import attach, declared, engine, run
+from analytics_assets.warehouse.lake import Lake, Pin, Window, predicate_for
+from analytics_assets.warehouse.publishing import publish
+from analytics_assets.warehouse.tables import Table
+
+PASSING_FAULTS = (OSError, CommitFailedError, duckdb.IOException)
+RETRIES = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+PREVIEW_ROWS = 5
+# Dagster repeats the metadata in the event of every partition: beyond two months the long texts are left out.
+FULL_METADATA_UP_TO = 62
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A blocking check on the rows before they are committed.
+
+    `violations` is a query over the relation `rows` (and the inputs) that returns the offending rows; none may be returned.
+    """
+
+    name: str
+    means: str
+    violations: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """An upstream asset, and which of its partitions: those of the same time, or all earlier ones too (`as_of`)."""
+
+    asset: str
+    as_of: bool = False
+    hourly: bool = False
+
+
+@dataclass
+class Platform:
+    """What every asset is built from: settings, home, clock, and the tables that get published."""
+
+    settings: Settings
+    home: Home
+    published_tables: list[Table] = field(default_factory=list)
+
+    @cached_property
+    def clock(self) -> BusinessClock:
+        """The business clock of this home."""
+        return BusinessClock.of(self.settings, self.home)
+
+    @property
+    def lake(self) -> Lake:
+        """The home's lake."""
+        return Lake(self.home.lake)
+
+    def publish(self) -> bool:
+        """Bring `analytics.duckdb` up to the lake's present state."""
+        return publish(self.home, self.published_tables)
+
+
+@dataclass
+class Work:
+    """One materialisation at work: its window, its pinned inputs, and the connection that computes."""
+
+    platform: Platform
+    window: Window
+    connection: duckdb.DuckDBPyConnection
+    log: Any
+    pins: dict[str, Pin] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        """The business's settings."""
+        return self.platform.settings
+
+    @property
+    def days(self) -> list[date]:
+        """The business days of the window."""
+        count = (self.window.last_day - self.window.first_day).days + 1
+        return [self.window.first_day + timedelta(days=i) for i in range(count)]
+
+    def read(self, table: Table, pruning: str | None = None, in_memory: bool = False) -> None:
+        """Pin a table, once for the whole materialisation, and make it readable under its name."""
+        if table.name not in self.pins:
+            self.pins[table.name] = self.platform.lake.pin(table)
+        attach(self.connection, self.pins[table.name], pruning, in_memory=in_memory)
+
+    def sql(self, file: Path, **parameters: Any) -> duckdb.DuckDBPyRelation:
+        """Run a `.sql` file with bound parameters over what has been read."""
+        return run(self.connection, file, parameters)
+
+    def rows_of(self, table: Table, relation: Any) -> pa.Table:
+        """A result as exactly the declared columns of `table`."""
+        return declared(self.connection, table, relation)
+
+
+Compute = Callable[[Work], Mapping[str, pa.Table]]
+
+
+def code_version(platform: Platform, compute: Callable[..., Any], tables: Sequence[Table], settings: Sequence[str]) -> str:
+    """Changes when the code beside the asset, the declared columns or the settings that it uses change."""
+    folder = Path(inspect.getfile(compute)).parent
+    sources = b"".join(path.read_bytes() for path in sorted([*folder.glob("*.sql"), *folder.glob("*.py")]))
+    columns = repr([table.columns for table in tables])
+    used = platform.settings.fingerprint("business.time_zone", *settings)
+    return hashlib.sha256(sources + columns.encode() + used.encode()).hexdigest()[:12]
+
+
+def table_asset(
+    platform: Platform,
+    tables: Sequence[Table],
+    compute: Compute,
+    *,
+    needs: Sequence[Needs] = (),
+    extra_deps: Sequence[dg.AssetDep] = (),
+    audits: Sequence[Audit] = (),
+    settings: Sequence[str] = (),
+    group: str,
+    owners: Sequence[str] = ("team:analytics",),
+    plot: Callable[[Work, pa.Table], bytes] | None = None,
+    condition: dg.AutomationCondition | None = None,
+) -> dg.AssetsDefinition:
+    """Make the asset of `tables[0]`; further tables are written by the same asset, before it.
+
+    `compute` returns the rows of every table of the window, by table name; its docstring is the asset's page.
+    """
+    main = tables[0]
+    partitions = platform.clock.hours if main.grain == "hour" else platform.clock.days
+    specs = [
+        dg.AssetCheckSpec("inputs_ready", asset=main.name, blocking=True, description=_INPUTS_READY),
+        dg.AssetCheckSpec("as_declared", asset=main.name, blocking=True, description=_AS_DECLARED),
+        *(dg.AssetCheckSpec(a.name, asset=main.name, blocking=True, description=a.means) for a in audits),
+    ]
+
+    @dg.asset(
+        name=main.name,
+        description=inspect.getdoc(compute),
+        partitions_def=partitions,
+        deps=[*(_dep(need) for need in needs), *extra_deps],
+        check_specs=specs,
+        retry_policy=RETRIES,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        code_version=code_version(platform, compute, tables, settings),
+        automation_condition=condition,
+        group_name=group,
+        owners=list(owners),
+        kinds={"duckdb", "deltalake"},
+        metadata={
+            "dagster/column_schema": main.dagster_schema(),
+            "dagster/table_name": main.name,
+            "code": dg.MetadataValue.path(_module_path(compute)),
+        },
+    )
+    def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        started = time.monotonic()
+        with only_passing_faults_retried(main.name):
+            yield from _materialize(context, platform, tables, compute, needs, audits, plot, started)
+
+    return asset
+
+
+@contextmanager
+def only_passing_faults_retried(asset: str) -> Iterator[None]:
+    """Let faults through that may pass (disk, conflicting commit), and make every other one a failure at the first attempt."""
+    try:
+        yield
+    except (dg.Failure, *PASSING_FAULTS):
+        raise
+    except Exception as error:
+        raise dg.Failure(f"{asset}: {type(error).__name__}: {error}", allow_retries=False) from error
+
+
+_INPUTS_READY = "Every partition that this one is computed from has been materialised."
+_AS_DECLARED = "Rows have the declared columns, no NULL where none may be, unique keys, and lie inside their partition."
+
+
+def _dep(need: Needs) -> dg.AssetDep:
+    if need.as_of:
+        return dg.AssetDep(need.asset, partition_mapping=all_earlier_days())
+    return dg.AssetDep(need.asset, partition_mapping=hours_of_the_day() if need.hourly else None)
+
+
+def _module_path(compute: Callable[..., Any]) -> str:
+    return str(Path(inspect.getfile(compute)).relative_to(Path(__file__).resolve().parent.parent.parent))
+
+
+def _materialize(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    tables: Sequence[Table],
+    compute: Compute,
+    needs: Sequence[Needs],
+    audits: Sequence[Audit],
+    plot: Callable[[Work, pa.Table], bytes] | None,
+    started: float,
+) -> Iterator[Any]:
+    main = tables[0]
+    bounds = context.partition_time_window
+    window = platform.clock.window(bounds.start, bounds.end)
+    keys = list(context.partition_keys)
+
+    missing = _missing_inputs(context, platform, needs, window)
+    yield _check_result("inputs_ready", not missing, keys, {"missing": missing} if missing else {})
+    if missing:
+        names = "; ".join(f"{asset}: {text}" for asset, text in missing.items())
+        raise dg.Failure(
+            f"{main.name} {_span(keys)}: inputs are not there yet ({names}). Materialise them first.", allow_retries=False
+        )
+
+    with engine() as connection:
+        work = Work(platform, window, connection, context.log)
+        rows = compute(work)
+        connection.register("rows", rows[main.name])
+        for name, query in {"as_declared": _declared_violations(main, window), **{a.name: a.violations for a in audits}}.items():
+            found = connection.sql(f"SELECT * FROM ({query}) LIMIT 5").fetchall()
+            yield _check_result(name, not found, keys, {"violations": [str(row) for row in found]} if found else {})
+            if found:
+                text = f"{main.name} {_span(keys)}: {name} failed: {found[0]}. The last good partition stands."
+                raise dg.Failure(text, metadata={"violations": [str(row) for row in found]}, allow_retries=False)
+
+        written = {table.name: _write(work, table, rows[table.name], context.run.run_id) for table in reversed(tables)}
+        outcome = written[main.name]
+        metadata: dict[str, Any] = {
+            "dagster/row_count": rows[main.name].num_rows,
+            "delta_version": outcome.version,
+            "inputs": {name: pin.version for name, pin in sorted(work.pins.items())},
+            "unchanged": outcome.unchanged,
+            "preview": dg.MetadataValue.md(_preview(main, rows[main.name])),
+            **work.metadata,
+        }
+        if plot:
+            import base64
+
+            image = base64.b64encode(plot(work, rows[main.name])).decode()
+            metadata["plot"] = dg.MetadataValue.md(f"![{main.name}](data:image/png;base64,{image})")
+    platform.publish()
+    metadata["seconds"] = round(time.monotonic() - started, 3)
+
+    by_partition = _by_key(work, main, outcome.digests)
+    for key in keys:
+        count, digest = by_partition.get(key, (0, EMPTY_DIGEST))
+        context.add_asset_metadata({"dagster/partition_row_count": count, "digest": digest}, partition_key=key)
+    if len(keys) > FULL_METADATA_UP_TO:
+        # A thousand previews of one range would fill the event log and say the same thing.
+        metadata = {name: metadata[name] for name in ("delta_version", "seconds", "inputs", "unchanged")}
+    yield dg.MaterializeResult(metadata=metadata)
+
+
+def _check_result(name: str, passed: bool, keys: Sequence[str], metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """One result for the whole range: Dagster writes an event for each, and a range is all or nothing."""
+    return dg.AssetCheckResult(check_name=name, passed=passed, metadata={**metadata, "partitions": _span(keys)})
+
+
+EMPTY_DIGEST = "0" * 32
+
+
+def _span(keys: Sequence[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
+
+
+def _missing_inputs(
+    context: dg.AssetExecutionContext, platform: Platform, needs: Sequence[Needs], window: Window
+) -> dict[str, str]:
+    missing = {}
+    for need in needs:
+        definition = platform.clock.hours if need.hourly else platform.clock.days
+        start = platform.clock.begins(platform.clock.first_day) if need.as_of else window.start
+        zone = platform.settings.business.zone
+        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), window.end.astimezone(zone)))
+        there = context.instance.get_materialized_partitions(dg.AssetKey(need.asset))
+        absent = [key for key in wanted if key not in there]
+        if absent:
+            missing[need.asset] = f"{len(absent)} of {len(wanted)} partitions, first {absent[0]}"
+    return missing
+
+
+def _declared_violations(table: Table, window: Window) -> str:
+    parts = [
+        f"SELECT 'NULL in {c.name}' AS violation, count(*) AS rows FROM rows WHERE \"{c.name}\" IS NULL HAVING count(*) > 0"
+        for c in table.columns
+        if not c.nullable
+    ]
+    key = ", ".join(f'"{name}"' for name in table.key)
+    parts.append(f"SELECT 'key not unique: ' || concat_ws(', ', {key}), count(*) FROM rows GROUP BY {key} HAVING count(*) > 1")
+    parts.append(
+        f"SELECT 'outside the partition', count(*) FROM rows WHERE NOT ({_in_window(table, window)}) HAVING count(*) > 0"
+    )
+    return " UNION ALL ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Written:
+    version: int
+    digests: dict[Any, tuple[int, str]]
+    unchanged: bool
+
+
+def _write(work: Work, table: Table, rows: pa.Table, run_id: str) -> _Written:
+    """Commit the rows of a window, unless the lake holds exactly these already."""
+    digests = _digests(work, table, "fresh", rows)
+    lake = work.platform.lake
+    now = lake.pin(table)
+    predicate = predicate_for(table, work.window)
+    if now.version is not None:
+        attach(work.connection, now, predicate, name="stored")
+        stored = work.connection.sql(f"SELECT * FROM stored WHERE {_in_window(table, work.window)}")
+        if _digests(work, table, "stored_rows", stored) == digests:
+            return _Written(now.version, digests, unchanged=True)
+    note = {"run_id": run_id, "partitions": f"{work.window.start.isoformat()} to {work.window.end.isoformat()}"}
+    return _Written(lake.replace(table, rows, predicate, note), digests, unchanged=False)
+
+
+def _in_window(table: Table, window: Window) -> str:
+    if table.grain == "hour":
+        return f"hour >= TIMESTAMPTZ '{window.start.isoformat()}' AND hour < TIMESTAMPTZ '{window.end.isoformat()}'"
+    return f"{table.partition_column} BETWEEN DATE '{window.first_day}' AND DATE '{window.last_day}'"
+
+
+def _digests(work: Work, table: Table, name: str, relation: Any) -> dict[Any, tuple[int, str]]:
+    if isinstance(relation, pa.Table):
+        work.connection.register(name, relation)
+    else:
+        relation.create_view(name, replace=True)
+    return {part: (rows, digest) for part, rows, digest in work.connection.sql(table.digest_select(name)).fetchall()}
+
+
+def _by_key(work: Work, table: Table, digests: Mapping[Any, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    if table.grain == "day":
+        return {day.isoformat(): found for day, found in digests.items()}
+    keys = work.platform.clock.hour_keys(work.window.start, work.window.end)
+    return {keys[hour.astimezone(UTC)]: found for hour, found in digests.items()}
+
+
+def _preview(table: Table, rows: pa.Table) -> str:
+    shown = [c for c in table.columns if not c.personal]
+    head = "| " + " | ".join(c.name for c in shown) + " |\n|" + "---|" * len(shown)
+    body = [
+        "| " + " | ".join(str(record[c.name]).replace("|", "\\|").replace("\n", " ") for c in shown) + " |"
+        for record in rows.slice(0, PREVIEW_ROWS).to_pylist()
+    ]
+    hidden = [c.name for c in table.columns if c.personal]
+    note = f"\n\nNot shown, since they tell who somebody is: {', '.join(hidden)}." if hidden else ""
+    return "\n".join([head, *body]) + note

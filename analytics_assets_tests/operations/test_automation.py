@@ -1,0 +1,119 @@
+"""What the automation sensor requests, by Dagster's own evaluator."""
+
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from analytics_assets.operations.automation import when_inputs_changed
+
+NOW = datetime(2011, 11, 3, 0, 30, tzinfo=UTC)
+HOURS = dg.HourlyPartitionsDefinition(start_date="2011-11-01-00:00", timezone="Europe/London")
+DAYS = dg.DailyPartitionsDefinition(start_date="2011-11-01", timezone="Europe/London")
+
+
+def definitions(*ignored: str) -> dg.Definitions:
+    @dg.asset(partitions_def=HOURS)
+    def events() -> None: ...
+
+    @dg.asset(partitions_def=DAYS)
+    def identities() -> None: ...
+
+    @dg.asset(
+        partitions_def=DAYS, deps=[dg.AssetDep("events", partition_mapping=dg.TimeWindowPartitionMapping()), "identities"],
+        automation_condition=when_inputs_changed(*ignored),
+    )  # fmt: skip
+    def orders() -> None: ...
+
+    return dg.Definitions([events, identities, orders])
+
+
+class Clock:
+    """Evaluates tick by tick; what is requested runs at once."""
+
+    def __init__(self, instance: dg.DagsterInstance, *ignored: str) -> None:
+        self.definitions, self.instance, self.cursor, self.now = definitions(*ignored), instance, None, NOW
+        self.tick()
+        for day in ("2011-11-01", "2011-11-02"):
+            self.made("identities", day)
+
+    def tick(self, run: bool = True) -> set[str]:
+        self.now += timedelta(minutes=1)
+        result = dg.evaluate_automation_conditions(
+            defs=self.definitions, instance=self.instance, evaluation_time=self.now, cursor=self.cursor
+        )
+        self.cursor = result.cursor
+        requested = set(result.get_requested_partitions(dg.AssetKey("orders")))
+        for key in requested if run else ():
+            self.made("orders", key)
+        return requested
+
+    def made(self, asset: str, *keys: str) -> None:
+        for key in keys:
+            self.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
+
+
+def hours(day: str, first: int = 0, last: int = 23) -> list[str]:
+    return [f"{day}-{hour:02}:00" for hour in range(first, last + 1)]
+
+
+@pytest.fixture
+def clock():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Clock(instance)
+
+
+def test_a_day_is_requested_with_its_last_hour_and_not_before(clock) -> None:
+    clock.made("events", *hours("2011-11-01", 0, 22))
+    assert clock.tick() == set()
+    clock.made("events", "2011-11-01-23:00")
+    assert clock.tick() == {"2011-11-01"}
+
+
+def test_a_request_is_made_once(clock) -> None:
+    clock.made("events", *hours("2011-11-01"))
+    requested: dict[str, int] = defaultdict(int)
+    for _ in range(4):
+        for key in clock.tick():
+            requested[key] += 1
+    assert set(requested) == {"2011-11-01"} and requested["2011-11-01"] <= 2
+
+
+def test_a_late_hour_requests_its_own_day_again(clock) -> None:
+    clock.made("events", *hours("2011-11-01"), *hours("2011-11-02"))
+    assert clock.tick() == {"2011-11-01", "2011-11-02"}
+    while clock.tick():
+        pass
+    clock.made("events", "2011-11-01-07:00")
+    assert clock.tick() == {"2011-11-01"}
+
+
+def test_an_update_in_the_tick_of_the_days_own_completion_is_not_lost(clock) -> None:
+    clock.made("events", *hours("2011-11-01"))
+    assert clock.tick(run=False) == {"2011-11-01"}
+    clock.made("events", "2011-11-01-07:00")
+    clock.made("orders", "2011-11-01")
+    assert "2011-11-01" in clock.tick()
+
+
+def test_what_is_older_than_a_week_is_left_to_a_backfill(clock) -> None:
+    clock.made("events", *hours("2011-11-01"))
+    clock.tick()
+    while clock.tick():
+        pass
+    clock.now += timedelta(days=9)
+    clock.tick()
+    clock.made("events", "2011-11-01-07:00")
+    assert "2011-11-01" not in clock.tick()
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_an_ignored_input_does_not_request_its_day(ignored: bool) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        clock = Clock(instance, *["identities"] * ignored)
+        clock.made("events", *hours("2011-11-01"))
+        while clock.tick():
+            pass
+        clock.made("identities", "2011-11-01")
+        assert clock.tick() == (set() if ignored else {"2011-11-01"})

@@ -1,0 +1,85 @@
+"""Freshness looks at the newest business time in a table, never at when somebody last ran something."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from analytics_assets import partitions
+from analytics_assets.definitions import build_definitions, build_platform
+from analytics_assets.events.tables import EVENTS
+from analytics_assets.home import Home
+from analytics_assets.operations import freshness
+from analytics_assets.operations.catch_up import Stage, run_stage
+from analytics_assets.operations.freshness import expected_business_time, freshness_checks, newest_business_time
+from analytics_assets.retail.orders.assets import ORDERS
+from analytics_assets.settings import parse_settings
+
+LIVE = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-10-29\n'
+
+
+@pytest.fixture
+def at_the_time(monkeypatch):
+    """Let the clock on the wall show an instant."""
+
+    def show(instant: datetime) -> None:
+        class Frozen(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return instant.astimezone(tz)
+
+        monkeypatch.setattr(partitions, "datetime", Frozen)
+        monkeypatch.setattr(freshness, "datetime", Frozen)
+
+    return show
+
+
+def check(company, table, settings=None) -> dg.AssetCheckResult:
+    platform = build_platform(settings or company.settings, company.home)
+    return freshness_checks(platform, [table])[0]()
+
+
+def test_a_historical_export_that_is_caught_up_is_fresh_for_ever(company) -> None:
+    platform = company.platform()
+    end = datetime(2011, 11, 2, tzinfo=UTC)
+    for table in (ORDERS, EVENTS):
+        assert newest_business_time(platform, table) == expected_business_time(platform, table) == end
+        assert check(company, table).passed
+
+
+def test_an_old_backfill_does_not_make_a_stale_table_look_fresh(new_company, lines) -> None:
+    made = new_company(lines.autumn())
+    made.load()
+    definitions = build_definitions(made.platform())
+    with made.instance() as instance:
+        run_stage(definitions, instance, Stage(("events",), "2011-10-29-00:00", "2011-10-30-23:00", 49))
+        run_stage(definitions, instance, Stage(("order_items", "orders"), "2011-10-29", "2011-10-29", 1))
+    result = check(made, ORDERS)
+    assert not result.passed
+    assert result.metadata["newest business time"].value == "2011-10-29 23:00:00+00:00"
+    assert result.metadata["due by now"].value == "2011-11-02 00:00:00+00:00"
+    assert result.metadata["behind"].value == "3 days, 1:00:00"
+
+
+def test_an_empty_table_is_not_fresh(tmp_path) -> None:
+    platform = build_platform(parse_settings(LIVE, "x"), Home(tmp_path))
+    result = freshness_checks(platform, [ORDERS])[0]()
+    assert not result.passed and result.metadata["behind"].value == "the table is empty"
+
+
+@pytest.mark.parametrize(
+    ("now", "fresh"),
+    [("2011-11-02T00:30", True), ("2011-11-03T05:59", True), ("2011-11-03T06:01", False)],
+)
+def test_a_live_day_is_due_six_hours_after_its_midnight(company, at_the_time, now: str, fresh: bool) -> None:
+    at_the_time(datetime.fromisoformat(now).replace(tzinfo=UTC))
+    assert check(company, ORDERS, parse_settings(LIVE, "x")).passed is fresh
+
+
+def test_a_live_hour_is_due_three_hours_after_its_end_and_quiet_hours_are_tolerated_for_a_day(company, at_the_time) -> None:
+    platform = build_platform(parse_settings(LIVE, "x"), company.home)
+    at_the_time(datetime(2011, 11, 2, 5, 40, tzinfo=UTC))
+    assert expected_business_time(platform, EVENTS) == datetime(2011, 11, 2, 2, tzinfo=UTC)
+    assert check(company, EVENTS, platform.settings).passed
+    at_the_time(datetime(2011, 11, 3, 4, 40, tzinfo=UTC))
+    assert not check(company, EVENTS, platform.settings).passed

@@ -1,0 +1,170 @@
+"""The graph as it is meant to be: a change of assets, dependencies, checks or schedules shows in this file's diff."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from analytics_assets.definitions import PUBLISHED, build_definitions, build_platform
+from analytics_assets.events.tables import RECORDS
+from analytics_assets.home import Home
+from analytics_assets.settings import parse_settings
+
+SETTINGS = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-10-29\n'
+HOUR, DAY = "HourlyPartitionsDefinition", "DailyPartitionsDefinition"
+
+GRAPH = {
+    "export_files": ([], "NoneType", "events"),
+    "raw_event_hours": (["export_files"], HOUR, "events"),
+    "events": (["raw_event_hours"], HOUR, "events"),
+    "identities": (["events"], DAY, "events"),
+    "order_items": (["events"], DAY, "retail"),
+    "orders": (["events", "order_items"], DAY, "retail"),
+    "customers": (["identities", "orders"], DAY, "retail"),
+    "customer_ltv": (["customers", "identities", "orders"], DAY, "retail"),
+}
+CHECKS = {
+    "export_files": {"every_line_accounted_for", "few_lines_rejected"},
+    "events": {"as_declared", "inputs_ready", "is_fresh", "orders_have_amounts"},
+    "identities": {"as_declared", "inputs_ready", "is_fresh", "customers_resolve_to_themselves"},
+    "order_items": {"as_declared", "inputs_ready", "is_fresh"},
+    "orders": {"as_declared", "inputs_ready", "is_fresh", "refunds_are_negative"},
+    "customers": {"as_declared", "inputs_ready", "is_fresh", "every_order_has_an_identity"},
+    "customer_ltv": {"as_declared", "inputs_ready", "is_fresh", "every_customer_is_valued", "figures_are_possible"},
+}
+SCHEDULES = {
+    ("freshness_hourly", "20 * * * *", "Europe/London", "RUNNING"),
+    ("load_exports_hourly", "5 * * * *", "Europe/London", "RUNNING"),
+}
+SENSORS = {("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
+JOBS = {"daily_metrics", "freshness", "load_exports"}
+AUTOMATED = {"events", "identities", "order_items", "orders", "customers", "customer_ltv"}
+
+
+@pytest.fixture(scope="module")
+def definitions(tmp_path_factory) -> dg.Definitions:
+    return build_definitions(build_platform(parse_settings(SETTINGS, "x"), Home(tmp_path_factory.mktemp("nothing") / "home")))
+
+
+def test_dagster_finds_nothing_wrong(definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_assets_dependencies_partitions_and_groups(definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    found = {
+        node.key.to_user_string(): (
+            sorted(parent.to_user_string() for parent in node.parent_keys), type(node.partitions_def).__name__, node.group_name,
+        )
+        for node in graph.asset_nodes
+    }  # fmt: skip
+    assert found == GRAPH
+
+
+def test_all_partitions_are_those_of_the_business(definitions) -> None:
+    for node in definitions.resolve_asset_graph().asset_nodes:
+        if node.partitions_def:
+            assert node.partitions_def.timezone == "Europe/London"
+            assert node.partitions_def.get_first_partition_key() in ("2011-10-29", "2011-10-29-00:00")
+
+
+def test_checks(definitions) -> None:
+    found: dict[str, set[str]] = {}
+    for key in definitions.resolve_asset_graph().asset_check_keys:
+        found.setdefault(key.asset_key.to_user_string(), set()).add(key.name)
+    assert found == CHECKS
+
+
+def test_schedules_sensors_and_jobs(definitions) -> None:
+    repository = definitions.get_repository_def()
+    assert {
+        (s.name, s.cron_schedule, s.execution_timezone, s.default_status.value) for s in repository.schedule_defs
+    } == SCHEDULES
+    assert {(sensor.name, sensor.default_status.value) for sensor in repository.sensor_defs} == SENSORS
+    assert {job.name for job in repository.get_all_jobs()} - {"__ASSET_JOB"} == JOBS
+
+
+def test_what_has_inputs_is_automated(definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    assert {node.key.to_user_string() for node in graph.asset_nodes if node.automation_condition} == AUTOMATED
+
+
+def test_as_of_tables_depend_on_every_earlier_day(definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for child, parent in (("customers", "orders"), ("customer_ltv", "orders"), ("identities", "events")):
+        mapping = graph.get(dg.AssetKey(child)).partition_mappings[dg.AssetKey(parent)]
+        assert isinstance(mapping, dg.TimeWindowPartitionMapping) and mapping.start_offset <= -4_000
+
+
+def test_every_asset_has_a_page_an_owner_and_its_columns(definitions) -> None:
+    for node in definitions.resolve_asset_graph().asset_nodes:
+        assert node.description and len(node.description) > 60, node.key
+        if node.is_materializable:
+            assert node.owners, node.key
+            assert node.metadata["dagster/column_schema"].columns, node.key
+
+
+def test_every_check_says_what_it_checks(definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.asset_check_keys:
+        assert graph.get_check_spec(key).description, key
+
+
+@pytest.mark.parametrize("table", [*PUBLISHED, RECORDS], ids=lambda table: table.name)
+def test_every_column_has_a_meaning_and_every_amount_a_unit(table) -> None:
+    assert table.rows_are and set(table.key) <= set(table.column_names)
+    for column in table.published_columns:
+        assert column.meaning.endswith("."), column.name
+        assert column.unit or not column.type.startswith("DECIMAL"), column.name
+    assert len(set(table.column_names)) == len(table.column_names)
+
+
+def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> None:
+    promised = {
+        "export_files": "file sha256 lines events property_sets aliases repeated_lines rejected_lines first_event_at last_event_at loaded_at",
+        "rejected_lines": "file line_number reason line",
+        "identities": "as_of_date identity kind customer_id",
+        "events": "event_id identity name occurred_at received_at account_id properties",
+        "orders": "order_id kind identity customer_id ordered_at order_date currency net_revenue item_lines units",
+        "order_items": "order_id kind order_date line product_id product_name quantity price",
+        "customers": "as_of_date customer_id first_order_date last_order_date orders currency net_revenue",
+        "customer_ltv": "as_of_date customer_id orders currency net_revenue probability_alive expected_orders expected_revenue "
+        "expected_revenue_low expected_revenue_high lifetime_value horizon_days model",
+    }
+    found = {table.name: {column.name for column in table.published_columns} for table in PUBLISHED}
+    assert {name: sorted(set(columns.split()) - found[name]) for name, columns in promised.items()} == {
+        name: [] for name in promised
+    }
+
+
+def test_the_database_has_the_published_tables_with_a_comment_on_every_column(company) -> None:
+    found = company.query(
+        "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal AND schema_name = 'main'"
+    )
+    assert {(table, column) for table, column, _ in found} == {
+        (table.name, column.name) for table in PUBLISHED for column in table.published_columns
+    }
+    assert [(table, column) for table, column, comment in found if not comment] == []
+
+
+def test_loading_the_code_location_imports_no_heavy_library_and_writes_nothing(tmp_path) -> None:
+    (tmp_path / "analytics.toml").write_text(SETTINGS)
+    program = (
+        "import sys; from analytics_assets.definitions import defs, build_definitions, build_platform\n"
+        "build_definitions(build_platform()).get_repository_def()\n"
+        "print(sorted({'sklearn', 'altair', 'pyspark', 'vl_convert', 'matplotlib', 'sqlglot'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"ANALYTICS_CONFIG": str(tmp_path / "analytics.toml"), "ANALYTICS_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.stdout == "[]\n"
+    assert not (tmp_path / "home").exists()

@@ -1,0 +1,140 @@
+"""What a person reads who made a mistake in `analytics.toml`, and what a change of it invalidates."""
+
+from datetime import date
+
+import pytest
+
+from analytics_assets.settings import Settings, SettingsError, load_settings, parse_settings
+
+GOOD = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\n'
+
+
+def mistake(text: str) -> str:
+    with pytest.raises(SettingsError) as error:
+        parse_settings(text, "shop.toml")
+    return str(error.value)
+
+
+def test_the_smallest_file_is_enough() -> None:
+    settings = parse_settings(GOOD, "shop.toml")
+    assert settings.business.zone.key == "Europe/London"
+    assert "purchased" in settings.events.purchase
+    assert settings.business.first_day is None
+
+
+def test_a_misspelt_setting_is_named_with_line_and_near_and_allowed_names() -> None:
+    message = mistake(GOOD + '\n[events]\n# a comment\npurchse = ["bought"]\n')
+    assert message.startswith("shop.toml:7:")
+    assert "'events.purchse'" in message
+    assert "Did you mean 'purchase'?" in message
+    assert "Allowed here: purchase, refund." in message
+
+
+def test_a_misspelt_table_is_named_with_line_and_near_and_allowed_names() -> None:
+    message = mistake(GOOD + '[propertys]\nrevenue = ["total"]\n')
+    assert message.startswith("shop.toml:4:")
+    assert "Did you mean 'properties'?" in message
+    assert "Allowed here: business, events, exports, identity, items, ltv, properties." in message
+
+
+def test_a_misspelt_required_key_is_told_twice_as_unknown_and_as_missing() -> None:
+    message = mistake('[business]\ntimezone = "Europe/London"\ncurrency = "GBP"\n')
+    assert "shop.toml:2: there is no setting 'business.timezone'. Did you mean 'time_zone'?" in message
+    assert "shop.toml:1: 'business.time_zone' is missing, for example time_zone = \"Europe/London\"" in message
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    message = mistake('[business]\ntime_zone = "Mars/Base"\ncurrency = "pounds"\n[items]\nwindow_minutes = 0\n')
+    assert [line.split(":")[1] for line in message.splitlines()] == ["2", "3", "5"]
+
+
+def test_an_unknown_time_zone_comes_with_suggestions() -> None:
+    message = mistake(GOOD.replace("Europe/London", "Europe/Londn"))
+    assert message.startswith("shop.toml:2:")
+    assert "did you mean" in message and "Europe/London" in message.split("did you mean")[1]
+
+
+@pytest.mark.parametrize("currency", ["gbp", "£", "POUND", ""])
+def test_a_currency_that_is_no_code_is_refused_with_its_line(currency: str) -> None:
+    message = mistake(GOOD.replace("GBP", currency))
+    assert message.startswith("shop.toml:3: business.currency")
+    assert repr(currency) in message
+
+
+def test_the_last_day_may_not_come_before_the_first() -> None:
+    message = mistake(GOOD + "first_day = 2011-11-02\nlast_day = 2011-11-01\n")
+    assert message.startswith("shop.toml:1: business")
+    assert "last_day (2011-11-01) is before first_day (2011-11-02)" in message
+    assert parse_settings(GOOD + "first_day = 2011-11-01\nlast_day = 2011-11-01\n", "shop.toml")
+
+
+def test_days_are_toml_dates_or_text_and_an_empty_text_is_none() -> None:
+    as_date = parse_settings(GOOD + "first_day = 2011-10-29\n", "shop.toml").business
+    as_text = parse_settings(GOOD + 'first_day = "2011-10-29"\nlast_day = ""\n', "shop.toml").business
+    assert as_date.first_day == as_text.first_day == date(2011, 10, 29)
+    assert as_text.last_day is None
+
+
+def test_a_day_that_is_none_is_refused_with_its_line() -> None:
+    assert mistake(GOOD + 'first_day = "29 October"\n').startswith("shop.toml:4: business.first_day")
+
+
+def test_a_file_without_business_shows_what_to_write() -> None:
+    message = mistake("[events]\n")
+    assert "'business' is missing" in message
+    assert 'time_zone = "Europe/London"' in message and 'currency = "GBP"' in message
+
+
+def test_text_that_is_no_toml_is_told_with_its_place() -> None:
+    message = mistake("[business]\ntime_zone = Europe/London\n")
+    assert message.startswith("shop.toml: not valid TOML") and "line 2" in message
+
+
+def test_a_file_that_is_not_there_or_no_text_is_a_settings_error(tmp_path) -> None:
+    with pytest.raises(SettingsError, match="there is no settings file.*ANALYTICS_CONFIG"):
+        load_settings(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="binary.toml: cannot be read as UTF-8"):
+        load_settings(tmp_path / "binary.toml")
+
+
+def test_the_environment_names_the_file(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine.toml").write_text(GOOD.replace("GBP", "EUR"))
+    monkeypatch.setenv("ANALYTICS_CONFIG", str(tmp_path / "mine.toml"))
+    assert load_settings().business.currency == "EUR"
+
+
+def test_names_are_compared_without_letter_case_and_stray_spaces_and_one_name_needs_no_list() -> None:
+    settings = parse_settings(
+        GOOD + '[events]\npurchase = " Placed  ORDER "\n[properties]\nrevenue = ["Total", "GROSS"]\n', "shop.toml"
+    )
+    assert settings.events.purchase == ("placed order",)
+    assert settings.properties.revenue == ("total", "gross")
+
+
+def test_an_empty_name_is_refused() -> None:
+    assert mistake(GOOD + '[events]\npurchase = ["purchased", ""]\n').startswith("shop.toml:5: events.purchase")
+
+
+def test_a_pattern_that_is_none_is_refused() -> None:
+    assert "is no regular expression" in mistake(GOOD + '[identity]\nanonymous_pattern = "["\n')
+
+
+def test_the_fingerprint_changes_with_the_named_settings_and_no_others() -> None:
+    def of(text: str, *names: str) -> str:
+        return parse_settings(GOOD + text, "shop.toml").fingerprint(*names)
+
+    longer = "[items]\nwindow_minutes = 90\n"
+    assert of("", "items") != of(longer, "items")
+    assert of("", "items", "events") == of("", "events", "items")
+    assert of("", "events", "business.currency", "ltv") == of(longer, "events", "business.currency", "ltv")
+    assert of("", "business.currency") != parse_settings(GOOD.replace("GBP", "EUR"), "x").fingerprint("business.currency")
+    assert of("", "business.currency") == of("first_day = 2011-10-29\n", "business.currency")
+
+
+def test_equal_settings_have_equal_fingerprints_however_they_are_written() -> None:
+    assert Settings.model_validate({"business": {"time_zone": "Europe/London", "currency": "GBP"}}).fingerprint(
+        "business", "events"
+    ) == parse_settings(
+        GOOD + '[events]\npurchase=["Purchased", "completed order","order completed","checkout complete","billed"]', "x"
+    ).fingerprint("events", "business")

@@ -1,0 +1,259 @@
+"""Write, audit, publish: only audited rows become visible, and only faults that may pass are tried again."""
+
+from datetime import date
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from analytics_assets.home import Home
+from analytics_assets.settings import parse_settings
+from analytics_assets.warehouse import assets
+from analytics_assets.warehouse.assets import Audit, Needs, Platform, table_asset
+from analytics_assets.warehouse.lake import Lake
+
+SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = 2011-11-01\nlast_day = 2011-11-04\n'
+FREE_ONLY = Audit("paid_for", "Nothing is given away.", "SELECT sale_id, amount FROM rows WHERE amount <= 0")
+
+
+class Shop:
+    """An asset `sales` whose rows the test sets, and what came of its runs."""
+
+    def __init__(self, home: Home, shelf, instance: dg.DagsterInstance) -> None:
+        self.shelf, self.instance = shelf, instance
+        self.platform = Platform(parse_settings(SETTINGS, "x"), home, [shelf.daily])
+        self.rows: list[dict] = []
+        self.fault: list[BaseException] = []
+        self.calls = 0
+        self.told: list[str] = []
+
+        def sales(work) -> dict[str, pa.Table]:
+            """Sales of the day."""
+            self.calls += 1
+            if self.fault:
+                raise self.fault.pop()
+            return {"sales": shelf.rows_of(shelf.daily, self.rows)}
+
+        sale_table = table_asset(self.platform, (shelf.daily,), sales, audits=[FREE_ONLY], group="shop")
+
+        @dg.asset(deps=["sales"], partitions_def=self.platform.clock.days)
+        def told() -> None:
+            self.told.append("told")
+
+        self.assets = [sale_table, told]
+
+    def run(
+        self, *rows: dict, first: str = "2011-11-01", last: str | None = None, fault: BaseException | None = None
+    ) -> dg.ExecuteInProcessResult:
+        self.rows, self.fault, self.calls = list(rows), [fault] if fault else [], 0
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        return dg.materialize(self.assets, instance=self.instance, tags=tags, raise_on_error=False)
+
+    @property
+    def version(self) -> int | None:
+        return Lake(self.platform.home.lake).pin(self.shelf.daily).version
+
+    def stored(self) -> list[str]:
+        from analytics_assets.warehouse.engine import attach, engine
+
+        with engine() as connection:
+            attach(connection, Lake(self.platform.home.lake).pin(self.shelf.daily))
+            return [row[0] for row in connection.sql("SELECT sale_id FROM sales ORDER BY 1").fetchall()]
+
+    def materialised(self) -> set[str]:
+        return set(self.instance.get_materialized_partitions(dg.AssetKey("sales")))
+
+
+@pytest.fixture
+def shop(tmp_path, shelf, monkeypatch):
+    monkeypatch.setattr(assets, "RETRIES", dg.RetryPolicy(max_retries=3, delay=0.01))
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Shop(Home(tmp_path / "home"), shelf, instance)
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    (event,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    found = event.step_failure_data.user_failure_data
+    return str(found.description if found else event.step_failure_data.error)
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
+
+
+def retries(result: dg.ExecuteInProcessResult) -> int:
+    return sum(event.event_type_value == "STEP_RESTARTED" for event in result.all_events)
+
+
+def test_rows_that_pass_are_committed_recorded_and_published(shop, shelf) -> None:
+    result = shop.run(shelf.sale("a"), shelf.sale("b"))
+    assert result.success and shop.stored() == ["a", "b"]
+    assert checks(result) == {"inputs_ready": True, "as_declared": True, "paid_for": True}
+    assert shop.materialised() == {"2011-11-01"} and shop.told == ["told"]
+    assert shop.platform.home.database.exists()
+    (event,) = result.asset_materializations_for_node("sales")
+    assert event.metadata["dagster/row_count"].value == 2
+    assert event.metadata["delta_version"].value == shop.version
+    assert event.metadata["dagster/partition_row_count"].value == 2
+
+
+def test_a_failed_audit_leaves_the_last_good_partition_and_stops_at_the_first_attempt(shop, shelf) -> None:
+    shop.run(shelf.sale("good"))
+    version = shop.version
+    shop.told.clear()
+    result = shop.run(shelf.sale("fine"), shelf.sale("bad", amount=-1))
+    assert not result.success
+    assert shop.calls == 1 and retries(result) == 0
+    assert checks(result) == {"inputs_ready": True, "as_declared": True, "paid_for": False}
+    assert result.asset_materializations_for_node("sales") == []
+    assert shop.version == version and shop.stored() == ["good"]
+    assert shop.told == []
+    assert "2011-11-01" in failure(result) and "paid_for failed: ('bad'" in failure(result)
+    assert "last good partition stands" in failure(result)
+
+
+def test_a_failed_audit_of_a_new_partition_is_recorded_and_materialises_nothing(shop, shelf) -> None:
+    assert not shop.run(shelf.sale("bad", amount=0)).success
+    assert shop.materialised() == set() and shop.version is None and not shop.platform.home.database.exists()
+    key = dg.AssetCheckKey(dg.AssetKey("sales"), "paid_for")
+    record = shop.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
+    assert record.status.value == "FAILED"
+
+
+def test_a_range_is_all_or_nothing_and_its_failure_names_it(shop, shelf) -> None:
+    rows = [shelf.sale("a", 1), shelf.sale("b", 2, amount=-1), shelf.sale("c", 3)]
+    result = shop.run(*rows, first="2011-11-01", last="2011-11-03")
+    assert not result.success and shop.stored() == [] and shop.materialised() == set()
+    assert "2011-11-01 to 2011-11-03" in failure(result)
+
+
+def test_a_range_materialises_each_of_its_days_also_the_empty_ones(shop, shelf) -> None:
+    result = shop.run(shelf.sale("a", 1), shelf.sale("b", 3), first="2011-11-01", last="2011-11-03")
+    assert result.success and shop.materialised() == {"2011-11-01", "2011-11-02", "2011-11-03"}
+    counts = {
+        event.partition: event.metadata["dagster/partition_row_count"].value
+        for event in result.asset_materializations_for_node("sales")
+    }
+    assert counts == {"2011-11-01": 1, "2011-11-02": 0, "2011-11-03": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "violation"),
+    [
+        ([{"sale_id": None}], "NULL in sale_id"),
+        ([{"sale_id": "a"}, {"sale_id": "b", "day": 2}], "outside the partition"),
+        ([{"sale_id": "a"}, {"sale_id": "a", "amount": 2}], "key not unique: a"),
+    ],
+    ids=["null", "out-of-window", "duplicate-key"],
+)
+def test_rows_that_are_not_as_declared_are_refused(shop, shelf, rows: list[dict], violation: str) -> None:
+    result = shop.run(*(shelf.sale(**row) for row in rows))
+    assert not result.success and shop.calls == 1
+    assert checks(result) == {"inputs_ready": True, "as_declared": False}
+    assert violation in failure(result) and "2011-11-01" in failure(result)
+    assert shop.version is None
+
+
+def test_null_is_fine_where_the_declaration_says_so(shop, shelf) -> None:
+    assert shop.run(shelf.sale("a", shop=None, till=None, amount=None)).success
+
+
+def test_a_fault_that_may_pass_is_tried_again(shop, shelf) -> None:
+    result = shop.run(shelf.sale("a"), fault=OSError("the disk hiccups"))
+    assert result.success and shop.calls == 2 and retries(result) == 1
+    assert shop.stored() == ["a"]
+
+
+def test_a_fault_in_the_commit_is_tried_again(shop, shelf, monkeypatch) -> None:
+    replace, faults = Lake.replace, [OSError("the disk hiccups")]
+
+    def flaky(*arguments) -> int:
+        if faults:
+            raise faults.pop()
+        return replace(*arguments)
+
+    monkeypatch.setattr(Lake, "replace", flaky)
+    result = shop.run(shelf.sale("a"))
+    assert result.success and retries(result) == 1 and shop.stored() == ["a"]
+
+
+def test_a_bug_is_not_tried_again_and_is_told(shop, shelf) -> None:
+    result = shop.run(shelf.sale("a"), fault=KeyError("colour"))
+    assert not result.success and shop.calls == 1 and retries(result) == 0
+    assert failure(result) == "sales: KeyError: 'colour'"
+
+
+def test_equal_rows_are_not_written_again_in_any_order(shop, shelf) -> None:
+    shop.run(shelf.sale("a"), shelf.sale("b"))
+    version = shop.version
+    result = shop.run(shelf.sale("b"), shelf.sale("a"))
+    assert result.success and shop.version == version
+    assert result.asset_materializations_for_node("sales")[0].metadata["unchanged"].value is True
+    assert shop.run(shelf.sale("a")).success
+    assert shop.version == version + 1 and shop.stored() == ["a"]
+
+
+def test_a_partition_that_becomes_empty_is_cleared(shop, shelf) -> None:
+    shop.run(shelf.sale("a", 1), shelf.sale("b", 2), first="2011-11-01", last="2011-11-02")
+    assert shop.run(first="2011-11-02").success
+    assert shop.stored() == ["a"]
+
+
+def test_another_partition_is_not_touched(shop, shelf) -> None:
+    shop.run(shelf.sale("a", 1))
+    shop.run(shelf.sale("b", 2), first="2011-11-02")
+    assert shop.stored() == ["a", "b"]
+
+
+def test_missing_inputs_fail_by_name_and_before_anything_is_computed(shop, shelf) -> None:
+    calls = []
+
+    def report(work) -> dict[str, pa.Table]:
+        """Read the sales."""
+        calls.append(work.window.first_day)
+        return {"sales": shelf.rows_of(shelf.daily, [])}
+
+    made = table_asset(shop.platform, (type(shelf.daily)(**{**shelf.daily.__dict__, "name": "report"}),), report,
+                       needs=[Needs("sales", as_of=True)], group="shop")  # fmt: skip
+    shop.run(shelf.sale("a", 1))
+    shop.run(shelf.sale("c", 3), first="2011-11-03")
+    result = dg.materialize([made], partition_key="2011-11-03", instance=shop.instance, raise_on_error=False)
+    assert not result.success and calls == []
+    assert checks(result) == {"inputs_ready": False}
+    assert "report 2011-11-03: inputs are not there yet (sales: 1 of 3 partitions, first 2011-11-02)" in failure(result)
+
+
+def test_inputs_of_the_same_day_need_only_that_day(shop, shelf) -> None:
+    def report(work) -> dict[str, pa.Table]:
+        """Nothing."""
+        return {"report": shelf.rows_of(shelf.daily, [])}
+
+    made = table_asset(
+        shop.platform,
+        (type(shelf.daily)(**{**shelf.daily.__dict__, "name": "report"}),),
+        report,
+        needs=[Needs("sales")],
+        group="shop",
+    )
+    shop.run(shelf.sale("c", 3), first="2011-11-03")
+    assert dg.materialize([made], partition_key="2011-11-03", instance=shop.instance, raise_on_error=False).success
+    assert not dg.materialize([made], partition_key="2011-11-02", instance=shop.instance, raise_on_error=False).success
+
+
+def test_previews_do_not_show_who_somebody_is(shelf) -> None:
+    from analytics_assets.warehouse.tables import Column, Table
+
+    table = Table(
+        "people",
+        "person",
+        (Column("email", "VARCHAR", "Address.", personal=True), Column("orders", "BIGINT", "Orders.")),
+        ("email",),
+    )
+    shown = assets._preview(table, pa.table({"email": ["ann@x.test"], "orders": [3]}))
+    assert "ann@x.test" not in shown and "| 3 |" in shown and "email" in shown
+
+
+def test_days_of_a_window(shop, shelf) -> None:
+    with assets.engine() as connection:
+        work = assets.Work(shop.platform, shelf.days(1, 3), connection, None)
+        assert work.days == [date(2011, 11, 1), date(2011, 11, 2), date(2011, 11, 3)]

@@ -1,0 +1,141 @@
+"""Delta tables: replaced in one commit, only inside the predicate, by any number of processes at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.lake import Lake, predicate_for
+
+TOGETHER = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from analytics_assets.warehouse.lake import Lake, predicate_for
+
+spec = spec_from_file_location("shelf", sys.argv[2])
+shelf = module_from_spec(spec)
+spec.loader.exec_module(shelf)
+number = int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+for repetition in range(4):
+    rows = shelf.rows_of(shelf.HOURLY, [shelf.tick(number, 100 * number + repetition)])
+    Lake(Path(sys.argv[1])).replace(shelf.HOURLY, rows, predicate_for(shelf.HOURLY, shelf.hours(number, number + 1)), {})
+"""
+
+
+def stored(root: Path, table) -> list[tuple]:
+    with engine() as connection:
+        attach(connection, Lake(root).pin(table))
+        return connection.sql(f'FROM "{table.name}" ORDER BY ALL').fetchall()
+
+
+def ids(root: Path, table) -> list[str]:
+    return sorted(row[1] for row in stored(root, table))
+
+
+def replace(root: Path, shelf, sales: list[dict], first: int, last: int) -> int:
+    return Lake(root).replace(
+        shelf.daily, shelf.rows_of(shelf.daily, sales), predicate_for(shelf.daily, shelf.days(first, last)), {}
+    )
+
+
+def test_a_table_that_was_never_written_is_empty_with_its_columns(shelf, tmp_path) -> None:
+    pin = Lake(tmp_path).pin(shelf.daily)
+    assert pin.version is None and pin.files() == []
+    assert stored(tmp_path, shelf.daily) == []
+
+
+def test_a_replacement_clears_its_days_and_leaves_the_others(shelf, tmp_path) -> None:
+    replace(tmp_path, shelf, [shelf.sale("a", 1), shelf.sale("b", 2), shelf.sale("c", 3)], 1, 3)
+    replace(tmp_path, shelf, [shelf.sale("d", 2)], 2, 2)
+    assert ids(tmp_path, shelf.daily) == ["a", "c", "d"]
+
+
+def test_a_replacement_is_one_commit_that_carries_its_note(shelf, tmp_path) -> None:
+    before = replace(tmp_path, shelf, [shelf.sale("a", 1)], 1, 1)
+    rows = shelf.rows_of(shelf.daily, [shelf.sale("b", 1)])
+    after = Lake(tmp_path).replace(shelf.daily, rows, predicate_for(shelf.daily, shelf.days(1, 1)), {"run_id": "r1"})
+    assert after == before + 1
+    assert DeltaTable(str(tmp_path / "sales")).history(1)[0]["run_id"] == "r1"
+
+
+def test_rows_outside_the_predicate_are_refused_and_nothing_changes(shelf, tmp_path) -> None:
+    version = replace(tmp_path, shelf, [shelf.sale("a", 1)], 1, 1)
+    with pytest.raises(DeltaError):
+        replace(tmp_path, shelf, [shelf.sale("b", 1), shelf.sale("c", 2)], 1, 1)
+    assert ids(tmp_path, shelf.daily) == ["a"]
+    assert Lake(tmp_path).pin(shelf.daily).version == version
+
+
+def test_rows_of_another_hour_of_the_same_day_are_refused(shelf, tmp_path) -> None:
+    predicate = predicate_for(shelf.hourly, shelf.hours(3, 4))
+    with pytest.raises(DeltaError):
+        Lake(tmp_path).replace(shelf.hourly, shelf.rows_of(shelf.hourly, [shelf.tick(4, 1)]), predicate, {})
+    assert stored(tmp_path, shelf.hourly) == []
+
+
+def test_replacing_by_nothing_clears_the_window_only(shelf, tmp_path) -> None:
+    replace(tmp_path, shelf, [shelf.sale("a", 1), shelf.sale("b", 2)], 1, 2)
+    replace(tmp_path, shelf, [], 2, 2)
+    assert ids(tmp_path, shelf.daily) == ["a"]
+
+
+def test_an_hour_is_replaced_without_the_hours_beside_it(shelf, tmp_path) -> None:
+    lake = Lake(tmp_path)
+    for window, ticks in (
+        (shelf.hours(0, 24), [shelf.tick(hour, hour) for hour in range(24)]),
+        (shelf.hours(5, 7), [shelf.tick(6, 60)]),
+    ):
+        lake.replace(shelf.hourly, shelf.rows_of(shelf.hourly, ticks), predicate_for(shelf.hourly, window), {})
+    assert [row[2] for row in stored(tmp_path, shelf.hourly)] == [0, 1, 2, 3, 4, 60, *range(7, 24)]
+
+
+def test_a_pin_keeps_reading_the_version_that_it_took(shelf, tmp_path) -> None:
+    replace(tmp_path, shelf, [shelf.sale("old", 1)], 1, 1)
+    pin = Lake(tmp_path).pin(shelf.daily)
+    replace(tmp_path, shelf, [shelf.sale("new", 1)], 1, 1)
+    with engine() as connection:
+        attach(connection, pin)
+        assert connection.sql("SELECT sale_id FROM sales").fetchall() == [("old",)]
+    assert ids(tmp_path, shelf.daily) == ["new"]
+
+
+def test_pruning_leaves_out_the_files_of_other_days(shelf, tmp_path) -> None:
+    replace(tmp_path, shelf, [shelf.sale("a", 1), shelf.sale("b", 2)], 1, 2)
+    assert len(Lake(tmp_path).pin(shelf.daily).files()) == 2
+    (file,) = Lake(tmp_path).pin(shelf.daily).files("day >= '2011-11-02'")
+    assert "day=2011-11-02" in file
+
+
+def test_values_come_back_as_they_went_in_also_null_and_odd_text(shelf, tmp_path) -> None:
+    sales = [shelf.sale("'\"\\ é\n", 1, shop=None, till="", amount=None), shelf.sale("b", 1, amount=-3)]
+    replace(tmp_path, shelf, sales, 1, 1)
+    assert [row[1:5] for row in stored(tmp_path, shelf.daily)] == [("'\"\\ é\n", None, "", None), ("b", "north", "1", -3)]
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["table-exists", "both-create-it"])
+def test_processes_that_replace_different_hours_of_one_day_lose_nothing(shelf, tmp_path, exists: bool) -> None:
+    if exists:
+        Lake(tmp_path).replace(
+            shelf.hourly, shelf.rows_of(shelf.hourly, [shelf.tick(9, 9)]), predicate_for(shelf.hourly, shelf.hours(9, 10)), {}
+        )
+    arguments = [sys.executable, "-c", TOGETHER, str(tmp_path), str(Path(__file__).with_name("conftest.py"))]
+    writers = [
+        subprocess.Popen([*arguments, str(hour)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for hour in (3, 4)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    assert [writer.wait() for writer in writers] == [0, 0]
+    for writer in writers:
+        writer.communicate()
+    assert [row[2] for row in stored(tmp_path, shelf.hourly)] == [303, 403] + [9] * exists
