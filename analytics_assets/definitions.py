@@ -8,7 +8,8 @@ from dagster_duckdb import DuckDBResource
 from analytics_assets.events.events import events_asset
 from analytics_assets.events.identities import identities_asset
 from analytics_assets.events.loading import export_files_asset, raw_event_hours
-from analytics_assets.events.tables import EVENTS, EXPORT_FILES, IDENTITIES, PROPERTY_SETS, REJECTED_LINES
+from analytics_assets.events.tables import EVENTS, EXPORT_FILES, IDENTITIES, PROPERTY_SETS, REJECTED_LINES, TRAITS
+from analytics_assets.events.traits import traits_asset
 from analytics_assets.home import Home
 from analytics_assets.operations.automation import (
     automation_sensor,
@@ -25,8 +26,8 @@ from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS, order_ass
 from analytics_assets.settings import Settings, load_settings
 from analytics_assets.warehouse.assets import Platform
 
-PUBLISHED = [EXPORT_FILES, REJECTED_LINES, EVENTS, PROPERTY_SETS, IDENTITIES, ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV]
-WATCHED = [EVENTS, IDENTITIES, ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV]
+WATCHED = [EVENTS, TRAITS, IDENTITIES, ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV]
+PUBLISHED = [EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS, *WATCHED]
 
 
 def build_platform(settings: Settings | None = None, home: Home | None = None) -> Platform:
@@ -44,6 +45,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             export_files_asset(platform),
             raw_event_hours(platform),
             events_asset(platform, inputs_changed),
+            traits_asset(platform, inputs_changed),
             identities_asset(platform, inputs_changed),
             *order_assets(platform, inputs_changed),
             customers_asset(platform, identities_aside),

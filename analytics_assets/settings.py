@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
@@ -93,6 +94,7 @@ class Properties(_Table):
     account_id: Names = ("account id", "account name", "group - id")
     purchased_product_id: Names = ("purchased sku", "purchased productid", "order completed - sku", "sku")
     purchased_product_name: Names = ("purchased product name", "order completed - name")
+    product_category: Names = ("purchased category", "product category", "order completed - category", "category")
     returned_product_id: Names = ("returned sku", "returned productid", "order refunded - sku")
     returned_product_name: Names = ("returned product name", "order refunded - name")
     price: Names = ("price", "order completed - price", "order refunded - price")
@@ -137,6 +139,119 @@ class Ltv(_Table):
     interval_coverage: Annotated[float, Field(ge=0.5, le=0.99)] = 0.8
 
 
+Score = Annotated[int, Field(ge=1, le=5)]
+ScoreRange = Annotated[tuple[Score, Score], Field(description="lowest and highest score, such as [4, 5]")]
+
+
+class SegmentRule(_Table):
+    """A named segment: the customers whose three scores lie in these ranges, ends included."""
+
+    name: Annotated[str, Field(min_length=1)]
+    r: ScoreRange = (1, 5)
+    f: ScoreRange = (1, 5)
+    m: ScoreRange = (1, 5)
+
+    @model_validator(mode="after")
+    def _ranges_in_order(self) -> SegmentRule:
+        for score, (low, high) in (("r", self.r), ("f", self.f), ("m", self.m)):
+            if high < low:
+                raise ValueError(f"{score} = [{low}, {high}] holds no score: the lower end comes first")
+        return self
+
+
+class Segments(_Table):
+    """RFM segments: the first rule that fits names the segment; every customer must fit one.
+
+    `clusters` is the number of k-means clusters beside the named segments. When more than `unusual_movement` times the
+    usual share of customers change their segment from one day to the next, a check warns.
+    """
+
+    rules: tuple[SegmentRule, ...] = (
+        SegmentRule(name="Champions", r=(4, 5), f=(4, 5)),
+        SegmentRule(name="Loyal", r=(3, 5), f=(3, 5)),
+        SegmentRule(name="Potential loyalists", r=(4, 5), f=(2, 2)),
+        SegmentRule(name="New customers", r=(5, 5), f=(1, 1)),
+        SegmentRule(name="Promising", r=(4, 4), f=(1, 1)),
+        SegmentRule(name="Needs attention", r=(3, 3), f=(2, 2)),
+        SegmentRule(name="About to sleep", r=(3, 3), f=(1, 1)),
+        SegmentRule(name="Cannot lose them", r=(1, 2), f=(4, 5), m=(4, 5)),
+        SegmentRule(name="At risk", r=(1, 2), f=(3, 5)),
+        SegmentRule(name="Hibernating", r=(2, 2)),
+        SegmentRule(name="Lost", r=(1, 1)),
+    )
+    clusters: Annotated[int, Field(ge=2, le=12)] = 5
+    unusual_movement: Annotated[float, Field(gt=1)] = 3.0
+
+    @model_validator(mode="after")
+    def _every_score_has_a_segment(self) -> Segments:
+        for r, f, m in product(range(1, 6), repeat=3):
+            if not any(
+                rule.r[0] <= r <= rule.r[1] and rule.f[0] <= f <= rule.f[1] and rule.m[0] <= m <= rule.m[1] for rule in self.rules
+            ):
+                raise ValueError(f"no rule holds r = {r}, f = {f}, m = {m}; end with a rule that holds everyone")
+        return self
+
+
+class Customers(_Table):
+    """Which properties of people are kept as `traits`; cohorts are made by each of those under `cohorts`."""
+
+    cohorts: Names = ()
+    email: Names = ("email", "email address", "e-mail")
+    consent: Names = ("email consent", "newsletter", "subscribed", "accepts marketing")
+
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """Every property that is kept, each once."""
+        return tuple(dict.fromkeys(self.cohorts + self.email + self.consent))
+
+
+class Affinity(_Table):
+    """Products bought together: how far back, in how many baskets at least, and how many related products each gets.
+
+    Baskets with more than `basket_cap` different products are left out and counted: one of 5,000 lines is 12.5 M pairs.
+    """
+
+    history_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    minimum_baskets: Annotated[int, Field(ge=1)] = 5
+    basket_cap: Annotated[int, Field(ge=2, le=5000)] = 100
+    related_products: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class Recommendations(_Table):
+    """The lists of each customer: how long, from how much history, and what must not stand in them.
+
+    `buy_again` leaves out what was bought in the last `rest_days`; both lists leave out what the customer returned, what
+    nobody bought in the last `assortment_days`, and the excluded products and categories.
+    """
+
+    length: Annotated[int, Field(ge=1, le=100)] = 20
+    history_days: Annotated[int, Field(ge=1, le=3650)] = 730
+    rest_days: Annotated[int, Field(ge=0, le=365)] = 3
+    assortment_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    excluded_products: tuple[str, ...] = ()
+    excluded_categories: tuple[str, ...] = ()
+
+
+class Activation(_Table):
+    """The lists that go out: e-mail campaigns and the site.
+
+    Nobody is written to without consent (a trait named under `[customers] consent` with a value of `consent_means`),
+    unless `consent_required` is false. `suppression_file` names addresses or customers, one a line, who get nothing.
+    A fixed share of customers, `holdout_share`, is left out of every campaign, so that its effect can be measured.
+    The address of a Redis server stands in the environment as ANALYTICS_REDIS_URL, never here.
+    """
+
+    campaign: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="lower-case letters, digits, - and _")] = (
+        "nightly"
+    )
+    products_per_email: Annotated[int, Field(ge=1, le=20)] = 8
+    consent_required: bool = True
+    consent_means: Names = ("true", "yes", "1", "on", "subscribed", "opted in", "y", "t")
+    suppression_file: Path | None = None
+    holdout_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    onsite_hours_to_live: Annotated[int, Field(ge=1, le=24 * 90)] = 72
+
+
 class Exports(_Table):
     """Where new export files arrive; `make run EXPORTS=… FORMAT=…` says the same for one home."""
 
@@ -153,7 +268,12 @@ class Settings(_Table):
     properties: Properties = Properties()
     identity: Identity = Identity()
     items: Items = Items()
+    customers: Customers = Customers()
     ltv: Ltv = Ltv()
+    segments: Segments = Segments()
+    affinity: Affinity = Affinity()
+    recommendations: Recommendations = Recommendations()
+    activation: Activation = Activation()
 
     def fingerprint(self, *names: str) -> str:
         """Twelve hex digits over the named settings (`business.currency`, `events`, ...): part of a table's code version."""

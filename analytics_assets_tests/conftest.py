@@ -63,12 +63,19 @@ def event(name: str, who: str, when: int, **properties: str) -> bytes:
     return _line({"_n": name, "_p": who, "_t": when}, properties)
 
 
-def item(who: str, when: int, sku: str, price: str, quantity: str, prefix: str = "purchased", name: str = "") -> bytes:
+def item(
+    who: str, when: int, sku: str, price: str, quantity: str, prefix: str = "purchased", name: str = "", **more: str
+) -> bytes:
     """The line of an order's item."""
     return _line(
         {"_p": who, "_t": when, f"{prefix} sku": sku, f"{prefix} product name": name or sku.upper()},
-        {"price": price, "quantity": quantity},
+        {"price": price, "quantity": quantity} | more,
     )
+
+
+def traits(who: str, when: int, **values: str) -> bytes:
+    """The line of a set of properties of a person."""
+    return _line({"_p": who, "_t": when}, values)
 
 
 def alias(one: str, other: str, when: int) -> bytes:
@@ -111,7 +118,9 @@ def autumn_files() -> dict[int, tuple[int, list[bytes]]]:
             first_order,
             b'{"_n":"purchased","_p":"ann@x.test","_t":13',
             event("purchased", bob, at("2011-10-29 10:59:59"), order_id="2", order_total="12.50"),
-            item(bob, at("2011-10-29 11:00:00"), "a1", "12.50", "1"),
+            item(bob, at("2011-10-29 11:00:00"), "a1", "12.50", "1", purchased_category="Cups"),
+            traits(bob, at("2011-10-29 11:00:30"), country="Ireland", newsletter="no"),
+            traits(bob, at("2011-10-29 12:00:00"), newsletter="yes"),
             event("purchased", cat, at("2011-10-29 23:59:58"), order_id="3", order_total="25.00"),
             item(cat, at("2011-10-29 23:59:59"), "a1", "10.00", "1"),
         ]),
@@ -225,6 +234,7 @@ class Lines:
     event: Callable[..., bytes] = event
     item: Callable[..., bytes] = item
     alias: Callable[[str, str, int], bytes] = alias
+    traits: Callable[..., bytes] = traits
     autumn: Callable[[], dict[int, tuple[int, list[bytes]]]] = autumn_files
     settings: str = AUTUMN
 

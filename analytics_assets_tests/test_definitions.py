@@ -20,6 +20,7 @@ GRAPH = {
     "export_files": ([], "NoneType", "events"),
     "raw_event_hours": (["export_files"], HOUR, "events"),
     "events": (["raw_event_hours"], HOUR, "events"),
+    "traits": (["events"], DAY, "events"),
     "identities": (["events"], DAY, "events"),
     "order_items": (["events"], DAY, "retail"),
     "orders": (["events", "order_items"], DAY, "retail"),
@@ -29,6 +30,7 @@ GRAPH = {
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},
     "events": {"as_declared", "inputs_ready", "is_fresh", "orders_have_amounts"},
+    "traits": {"as_declared", "inputs_ready", "is_fresh"},
     "identities": {"as_declared", "inputs_ready", "is_fresh", "customers_resolve_to_themselves"},
     "order_items": {"as_declared", "inputs_ready", "is_fresh"},
     "orders": {"as_declared", "inputs_ready", "is_fresh", "refunds_are_negative"},
@@ -41,7 +43,7 @@ SCHEDULES = {
 }
 SENSORS = {("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
 JOBS = {"daily_metrics", "freshness", "load_exports"}
-AUTOMATED = {"events", "identities", "order_items", "orders", "customers", "customer_ltv"}
+AUTOMATED = {"events", "traits", "identities", "order_items", "orders", "customers", "customer_ltv"}
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +129,10 @@ def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> Non
         "export_files": "file sha256 lines events property_sets aliases repeated_lines rejected_lines first_event_at last_event_at loaded_at",
         "rejected_lines": "file line_number reason line",
         "identities": "as_of_date identity kind customer_id",
+        "traits": "event_date identity trait first_value last_value",
         "events": "event_id identity name occurred_at received_at account_id properties",
         "orders": "order_id kind identity customer_id ordered_at order_date currency net_revenue item_lines units",
-        "order_items": "order_id kind order_date line product_id product_name quantity price",
+        "order_items": "order_id kind order_date line product_id product_name category quantity price",
         "customers": "as_of_date customer_id first_order_date last_order_date orders currency net_revenue",
         "customer_ltv": "as_of_date customer_id orders currency net_revenue probability_alive expected_orders expected_revenue "
         "expected_revenue_low expected_revenue_high lifetime_value horizon_days model",

@@ -65,6 +65,17 @@ def test_a_refund_is_a_negative_row_of_its_own_day_and_leaves_its_order_alone(co
     ]
 
 
+def test_an_item_line_keeps_the_category_that_it_names(company) -> None:
+    assert company.query("SELECT DISTINCT product_id, category FROM order_items WHERE category IS NOT NULL") == [("a1", "Cups")]
+
+
+def test_traits_keep_the_first_and_the_last_value_of_the_day_and_only_what_the_settings_name(company, lines) -> None:
+    at = lines.at
+    assert company.query("FROM traits") == [
+        (SATURDAY, "bob@x.test", "newsletter", "no", at("2011-10-29 11:00:30"), "yes", at("2011-10-29 12:00:00"))
+    ]
+
+
 def test_an_order_without_an_amount_is_worth_its_lines_and_one_without_a_number_is_called_by_its_event(company) -> None:
     assert company.query("SELECT net_revenue FROM orders WHERE order_id = '7'") == [(Decimal("6.67"),)]
     assert company.query("SELECT net_revenue, order_id = event_id FROM orders WHERE identity = 'eve@x.test'") == [
@@ -100,7 +111,7 @@ def test_every_line_is_accounted_for(company) -> None:
         "SELECT file, lines, events, property_sets, aliases, repeated_lines, rejected_lines FROM export_files ORDER BY revision"
     )
     assert found == [
-        ("revisions/1.json", 12, 5, 4, 1, 1, 1),
+        ("revisions/1.json", 14, 5, 6, 1, 1, 1),
         ("revisions/2.json", 14, 8, 3, 2, 1, 0),
         ("revisions/3.json", 5, 2, 0, 3, 0, 0),
         ("revisions/4.json", 1, 1, 0, 0, 0, 0),
@@ -220,7 +231,7 @@ def test_day_by_day_in_another_order_equals_one_run(company, new_company, lines)
         for first, last in (("2011-10-31-00:00", "2011-11-01-23:00"), ("2011-10-29-00:00", "2011-10-30-23:00")):
             run_stage(definitions, instance, Stage(("events",), first, last, 0))
         for day in ("2011-10-31", "2011-10-29", "2011-11-01", "2011-10-30"):
-            run_stage(definitions, instance, Stage(("order_items", "orders"), day, day, 1))
+            run_stage(definitions, instance, Stage(("order_items", "orders", "traits"), day, day, 1))
         for day in ("2011-11-01", "2011-10-30", "2011-10-29", "2011-10-31"):
             run_stage(definitions, instance, Stage(("identities", "customers", "customer_ltv"), day, day, 1))
     assert other.digests() == company.digests()
@@ -241,7 +252,7 @@ def test_a_late_file_restates_its_hours_and_days_and_equals_a_load_from_nothing(
     branch.load()
     stages = [(done.stage.assets, done.stage.first, done.stage.last) for done in branch.catch_up()]
     assert stages[1:] == [
-        (("order_items", "orders"), "2011-10-30", "2011-10-30"),
+        (("order_items", "traits", "orders"), "2011-10-30", "2011-10-30"),
         (("identities", "customers", "customer_ltv"), "2011-10-30", "2011-11-01"),
     ]
     after = branch.digests()

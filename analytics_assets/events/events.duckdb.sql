@@ -27,6 +27,7 @@ named AS (
             WHEN order_kind = 'order' THEN list_filter(json_extract_string(properties, $purchased_product_name), lambda v: v IS NOT NULL)[1]
             WHEN order_kind = 'refund' THEN list_filter(json_extract_string(properties, $any_product_name), lambda v: v IS NOT NULL)[1]
         END AS product_name,
+        CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $product_category), lambda v: v <> '')[1] END AS category,
         CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $price), lambda v: v <> '')[1] END AS price_text,
         CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $quantity), lambda v: v <> '')[1] END AS quantity_text
     FROM kinds
@@ -49,6 +50,7 @@ SELECT
     upper(currency) AS currency,
     product_id,
     product_name,
+    category,
     coalesce(
         try_cast(price_text AS DECIMAL(18, 4)), try_cast(regexp_replace(price_text, '[^0-9.\-]', '', 'g') AS DECIMAL(18, 4))
     ) AS price,

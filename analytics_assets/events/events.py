@@ -37,9 +37,9 @@ def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Tab
         "time_zone": work.settings.business.time_zone,
         "purchase": list(work.settings.events.purchase),
         "refund": list(work.settings.events.refund),
-        "any_product_id": _paths(names.returned_product_id + names.purchased_product_id),
-        "any_product_name": _paths(names.returned_product_name + names.purchased_product_name),
-        **{name: _paths(value) for name, value in names},
+        "any_product_id": json_paths(names.returned_product_id + names.purchased_product_id),
+        "any_product_name": json_paths(names.returned_product_name + names.purchased_product_name),
+        **{name: json_paths(value) for name, value in names},
     }
     return {
         table.name: work.rows_of(table, work.sql(_HERE / f"{table.name}.duckdb.sql", **parameters))
@@ -47,7 +47,7 @@ def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Tab
     }
 
 
-def _paths(names: tuple[str, ...]) -> list[str]:
+def json_paths(names: tuple[str, ...]) -> list[str]:
     """JSON paths of properties, since a property's name may begin with `$` or `/`, which would be read as a path."""
     return ['$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in names]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -100,6 +100,28 @@ def _components(pairs: np.ndarray, nodes: int) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
+def maps_as_of(work: Work, days: Sequence[date]) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+    """The map of each day, as `resolve` returns it: what the table `identities` holds, for any day, materialised or not."""
+    work.read(RECORDS)
+    begins = work.platform.clock.begins
+    aliases = work.sql(_HERE / "aliases.sql").pl()
+    first_day = work.platform.clock.first_day
+    everyone = work.sql(_HERE / "first_seen.sql", start_at=begins(first_day), end_at=begins(max(days) + _ONE_DAY)).pl()
+    for day in days:
+        end = begins(day + _ONE_DAY)
+        known = aliases.filter(pl.col("known_at") < end)
+        yield resolve(everyone.filter(pl.col("first_seen_at") < end), known, work.settings.identity)
+
+
+def identities_as_of(work: Work, day: date) -> pl.DataFrame:
+    """One row per identity (`identity`, `kind`, `customer_id`) as of the end of any day: the rows of `identities` of that day.
+
+    For what is recomputed from fixed earlier days, whose partitions of `identities` need not have been materialised.
+    """
+    ((rows, _),) = maps_as_of(work, [day])
+    return rows
+
+
 def identities(work: Work) -> Mapping[str, pa.Table]:
     """Who is who, as it was known at the end of the day: every identity and the customer that it belongs to.
 
@@ -110,19 +132,11 @@ def identities(work: Work) -> Mapping[str, pa.Table]:
 
     A customer is called by its earliest named identity, an anonymous visitor by the smallest of its identities.
     """
-    work.read(RECORDS)
-    begins = work.platform.clock.begins
-    first_day = work.platform.clock.first_day
-    aliases = work.sql(_HERE / "aliases.sql").pl()
     found: list[pl.DataFrame] = []
     shared: list[str] = []
-    last_end = work.window.end
-    everyone = work.sql(_HERE / "first_seen.sql", start_at=begins(first_day), end_at=last_end).pl()
-    for day in work.days:
-        end = begins(day + _ONE_DAY)
-        known = aliases.filter(pl.col("known_at") < end)
-        rows, shared = resolve(everyone.filter(pl.col("first_seen_at") < end), known, work.settings.identity)
+    for day, (rows, shared_words) in zip(work.days, maps_as_of(work, work.days), strict=True):
         found.append(rows.with_columns(as_of_date=pl.lit(day)))
+        shared = shared_words
     last = found[-1]
     work.metadata |= {
         "named": int((last["kind"] == "named").sum()),

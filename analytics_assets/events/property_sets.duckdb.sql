@@ -13,6 +13,7 @@ named AS (
         list_filter(json_extract_string(properties, $purchased_product_id), lambda v: v <> '')[1] AS purchased_id,
         list_filter(json_extract_string(properties, $returned_product_id), lambda v: v <> '')[1] AS returned_id,
         list_filter(json_extract_string(properties, $any_product_name), lambda v: v IS NOT NULL)[1] AS any_name,
+        list_filter(json_extract_string(properties, $product_category), lambda v: v <> '')[1] AS category,
         list_filter(json_extract_string(properties, $price), lambda v: v <> '')[1] AS price_text,
         list_filter(json_extract_string(properties, $quantity), lambda v: v <> '')[1] AS quantity_text
     FROM first_lines
@@ -29,6 +30,7 @@ SELECT
     CASE WHEN returned_id IS NOT NULL THEN 'refund' WHEN purchased_id IS NOT NULL THEN 'order' END AS item_kind,
     coalesce(returned_id, purchased_id) AS product_id,
     CASE WHEN coalesce(returned_id, purchased_id) IS NOT NULL THEN any_name END AS product_name,
+    CASE WHEN coalesce(returned_id, purchased_id) IS NOT NULL THEN category END AS category,
     coalesce(
         try_cast(price_text AS DECIMAL(18, 4)), try_cast(regexp_replace(price_text, '[^0-9.\-]', '', 'g') AS DECIMAL(18, 4))
     ) AS price,

@@ -89,6 +89,7 @@ _ACCOUNT = Column("account_id", "VARCHAR", "The account that the record names.",
 _ITEM = (
     Column("product_id", "VARCHAR", "Product bought or returned.", nullable=True),
     Column("product_name", "VARCHAR", "Its name.", nullable=True),
+    Column("category", "VARCHAR", "Its category, where the export names one.", nullable=True),
     Column("price", "DECIMAL(18,4)", "Price of one.", "currency", nullable=True),
     Column("quantity", "BIGINT", "How many.", "pieces", nullable=True),
 )
@@ -157,4 +158,21 @@ IDENTITIES = Table(
     grain="day",
     partition_column="as_of_date",
     publication=Publication(as_view=True),
+)
+
+TRAITS = Table(
+    name="traits",
+    rows_are="identity, business day and trait",
+    columns=(
+        _EVENT_DATE,
+        _IDENTITY,
+        Column("trait", "VARCHAR", "Name of a property that the settings under `[customers]` keep, lower case."),
+        Column("first_value", "VARCHAR", "The day's first value.", personal=True),
+        Column("first_second", "BIGINT", "When it was set, in whole seconds since 1970.", "seconds"),
+        Column("last_value", "VARCHAR", "The day's last value.", personal=True),
+        Column("last_second", "BIGINT", "When that was set.", "seconds"),
+    ),
+    key=("event_date", "identity", "trait"),
+    grain="day",
+    partition_column="event_date",
 )

@@ -65,7 +65,7 @@ def nightly_job() -> UnresolvedAssetJobDefinition:
     """All daily metrics of a day, or of a range of days in one run."""
     return dg.define_asset_job(
         "daily_metrics",
-        selection=dg.AssetSelection.groups("retail") | dg.AssetSelection.assets("identities"),
+        selection=dg.AssetSelection.groups("retail", "activation") | dg.AssetSelection.assets("identities", "traits"),
     )
 
 

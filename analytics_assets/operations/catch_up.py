@@ -7,6 +7,7 @@ come out the same is not written again.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from dagster import DagsterEventType
 
 from analytics_assets.events.loading import data_through, hours_in
 from analytics_assets.events.tables import EVENTS, PROPERTY_SETS, RECORDS
-from analytics_assets.warehouse.assets import Platform
+from analytics_assets.warehouse.assets import FILL, FILLS, Platform
 from analytics_assets.warehouse.engine import attach, engine
 
 AS_OF_DAYS = 30
@@ -106,7 +107,7 @@ def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stag
             differing.add(clock.begins(clock.day_of(hour)) - timedelta(hours=1))
     rebuilt = "events" in changed_assets(platform)
     wanted = [number for number, (hour, key) in enumerate(keys.items()) if rebuilt or key not in there or hour in differing]
-    return _ranges(("events",), list(keys.values()), wanted, MERGE_GAP)
+    return [Stage(("events",), *one) for one in _ranges(list(keys.values()), wanted, MERGE_GAP)]
 
 
 def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
@@ -132,49 +133,57 @@ def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list
     return [hour.astimezone(UTC) for (hour,) in found]
 
 
-def days_to_run(
-    platform: Platform, instance: dg.DagsterInstance, assets: tuple[str, ...], inputs: dict[str, bool], as_of: bool
-) -> list[Stage]:
-    """Ranges of days of `assets` that are missing or older than an input.
+def days_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Stage]:
+    """Ranges of days that are missing or older than an input, of every daily asset, in the order in which they must run.
 
-    Args:
-        platform: the platform.
-        instance: whose record of materialisations counts.
-        assets: assets that run together.
-        inputs: upstream assets outside of `assets`; True for an hourly one.
-        as_of: the assets read all earlier days, and only the last 30 are filled.
+    How many days an asset keeps filled says its tag. Neighbours in that order that need the same days are one stage.
     """
     through = data_through(platform.home)
     if through is None:
         return []
-    clock = platform.clock
-    last = clock.day_of(hours_in(platform, through)) - timedelta(days=1)
-    first = max(clock.first_day, last - timedelta(days=AS_OF_DAYS - 1)) if as_of else clock.first_day
-    if last < clock.first_day:
-        return []
-    keys = [(first + timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
-    made = _made(instance, assets[0])
-    for name in assets[1:]:
-        other = _made(instance, name)
-        made = {day: min(made[day], other[day]) for day in made.keys() & other.keys()}
-    changed: dict[date, int] = {}
-    for name, hourly in inputs.items():
-        for key, storage_id in _made(instance, name).items():
-            day = date.fromisoformat(key[:10]) if hourly else date.fromisoformat(key)
-            changed[day] = max(changed.get(day, 0), storage_id)
-    if as_of:
-        newest, cumulative = 0, {}
-        for day in sorted(changed):
-            newest = max(newest, changed[day])
-            cumulative[day] = newest
-        changed = cumulative
-    rebuilt = not set(assets).isdisjoint(changed_assets(platform))
-    wanted = [
-        number
-        for number, key in enumerate(keys)
-        if rebuilt or key not in made or made[key] < changed.get(date.fromisoformat(key), 0)
-    ]
-    return _ranges(assets, keys, wanted, gap=7)
+    last = platform.clock.day_of(hours_in(platform, through)) - timedelta(days=1)
+    rebuilt = changed_assets(platform)
+    graph = definitions.resolve_asset_graph()
+    planned: dict[str, set[date]] = {}
+    groups: list[tuple[list[str], list[tuple[str, str, int]]]] = []
+    nodes = [graph.get(key) for key in graph.toposorted_asset_keys]
+    daily = [node for node in nodes if isinstance(node.partitions_def, dg.DailyPartitionsDefinition)]
+    # Nothing that is filled for all days reads what is filled for some, so that sorting keeps the order of dependencies.
+    for node in sorted(daily, key=lambda node: FILLS.index(node.tags[FILL])):
+        name = node.key.to_user_string()
+        count = {"newest": 1, "recent": AS_OF_DAYS}.get(node.tags[FILL], (last - platform.clock.first_day).days + 1)
+        days = [day for back in range(count - 1, -1, -1) if (day := last - timedelta(days=back)) >= platform.clock.first_day]
+        changed: dict[date, float] = {}
+        for parent in node.parent_keys:
+            mapping = node.partition_mappings.get(parent)
+            as_of = isinstance(mapping, dg.TimeWindowPartitionMapping) and mapping.start_offset < 0
+            newest = -math.inf
+            computed = _computed(instance, parent.to_user_string(), planned.get(parent.to_user_string(), set()))
+            for day in sorted(computed.keys() | set(days)):
+                newest = max(newest if as_of else -math.inf, computed.get(day, -math.inf))
+                changed[day] = max(changed.get(day, -math.inf), newest)
+        made = _made(instance, name)
+        wanted = [
+            day
+            for day in days
+            if name in rebuilt or day.isoformat() not in made or made[day.isoformat()] < changed.get(day, -math.inf)
+        ]
+        planned[name] = set(wanted)
+        ranges = _ranges([day.isoformat() for day in days], map(days.index, wanted), gap=7)
+        if groups and groups[-1][1] == ranges:
+            groups[-1][0].append(name)
+        else:
+            groups.append(([name], ranges))
+    return [Stage(tuple(names), *one) for names, ranges in groups for one in ranges]
+
+
+def _computed(instance: dg.DagsterInstance, asset: str, planned: set[date]) -> dict[date, float]:
+    """When each day of an asset was last computed, an hourly one's with its latest hour; infinite for what is about to be."""
+    computed: dict[date, float] = {}
+    for key, storage_id in _made(instance, asset).items():
+        day = date.fromisoformat(key[:10])
+        computed[day] = max(computed.get(day, storage_id), storage_id)
+    return computed | dict.fromkeys(planned, math.inf)
 
 
 def _made(instance: dg.DagsterInstance, asset: str) -> dict[str, int]:
@@ -192,14 +201,15 @@ def changed_assets(platform: Platform) -> list[str]:
     return [name for name, version in code_versions(platform).items() if built_with.get(name, version) != version]
 
 
-def _ranges(assets: tuple[str, ...], keys: Sequence[str], wanted: Iterable[int], gap: int) -> list[Stage]:
+def _ranges(keys: Sequence[str], wanted: Iterable[int], gap: int) -> list[tuple[str, str, int]]:
+    """First key, last key and length of each run of wanted places; places at most `gap` apart share a run."""
     spans: list[list[int]] = []
     for number in wanted:
         if spans and number - spans[-1][1] <= gap:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    return [Stage(assets, keys[a], keys[b], b - a + 1) for a, b in spans]
+    return [(keys[low], keys[high], high - low + 1) for low, high in spans]
 
 
 def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable[[Stage], None]) -> list[Done]:
@@ -220,12 +230,7 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
 
     run(events_to_run(platform, instance))
     check_purchases(platform)
-    run(days_to_run(platform, instance, ("order_items", "orders"), {"events": True}, as_of=False))
-    run(
-        days_to_run(
-            platform, instance, ("identities", "customers", "customer_ltv"), {"events": True, "orders": False}, as_of=True
-        )
-    )
+    run(days_to_run(platform, instance, definitions))
     platform.home.remember(built_with=code_versions(platform))
     return done
 

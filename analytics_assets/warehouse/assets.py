@@ -32,13 +32,16 @@ from analytics_assets.warehouse.tables import Table
 PASSING_FAULTS = (OSError, CommitFailedError, duckdb.IOException)
 RETRIES = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 PREVIEW_ROWS = 5
+# The tag that says which days catching up keeps filled: all of them, the last 30 (as-of tables), the newest (what goes out).
+FILL = "analytics/fill"
+FILLS = ("all", "recent", "newest")
 # Dagster repeats the metadata in the event of every partition: beyond two months the long texts are left out.
 FULL_METADATA_UP_TO = 62
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A blocking check on the rows before they are committed.
+    """A check on the rows: blocking, before they are committed, or a warning beside rows that are published all the same.
 
     `violations` is a query over the relation `rows` (and the inputs) that returns the offending rows; none may be returned.
     """
@@ -137,6 +140,7 @@ def table_asset(
     needs: Sequence[Needs] = (),
     extra_deps: Sequence[dg.AssetDep] = (),
     audits: Sequence[Audit] = (),
+    warnings: Sequence[Audit] = (),
     settings: Sequence[str] = (),
     group: str,
     owners: Sequence[str] = ("team:analytics",),
@@ -145,7 +149,8 @@ def table_asset(
 ) -> dg.AssetsDefinition:
     """Make the asset of `tables[0]`; further tables are written by the same asset, before it.
 
-    `compute` returns the rows of every table of the window, by table name; its docstring is the asset's page.
+    `compute` returns the rows of every table of the window, by table name; its docstring is the asset's page. Checks see
+    the main table's rows as `rows`, those of a further table as `rows_of_<name>`. `warnings` never stop anything.
     """
     main = tables[0]
     partitions = platform.clock.hours if main.grain == "hour" else platform.clock.days
@@ -153,6 +158,7 @@ def table_asset(
         dg.AssetCheckSpec("inputs_ready", asset=main.name, blocking=True, description=_INPUTS_READY),
         dg.AssetCheckSpec("as_declared", asset=main.name, blocking=True, description=_AS_DECLARED),
         *(dg.AssetCheckSpec(a.name, asset=main.name, blocking=True, description=a.means) for a in audits),
+        *(dg.AssetCheckSpec(a.name, asset=main.name, description=a.means) for a in warnings),
     ]
 
     @dg.asset(
@@ -167,6 +173,7 @@ def table_asset(
         automation_condition=condition,
         group_name=group,
         owners=list(owners),
+        tags={FILL: "recent" if main.partition_column == "as_of_date" else "all"},
         kinds={"duckdb", "deltalake"},
         metadata={
             "dagster/column_schema": main.dagster_schema(),
@@ -177,7 +184,7 @@ def table_asset(
     def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
         started = time.monotonic()
         with only_passing_faults_retried(main.name):
-            yield from _materialize(context, platform, tables, compute, needs, audits, plot, started)
+            yield from _materialize(context, platform, tables, compute, needs, audits, warnings, plot, started)
 
     return asset
 
@@ -214,6 +221,7 @@ def _materialize(
     compute: Compute,
     needs: Sequence[Needs],
     audits: Sequence[Audit],
+    warnings: Sequence[Audit],
     plot: Callable[[Work, pa.Table], bytes] | None,
     started: float,
 ) -> Iterator[Any]:
@@ -233,14 +241,23 @@ def _materialize(
     with engine() as connection:
         work = Work(platform, window, connection, context.log)
         rows = compute(work)
-        connection.register("rows", rows[main.name])
-        for name, query in {"as_declared": _declared_violations(main, window), **{a.name: a.violations for a in audits}}.items():
+        for table in tables:
+            connection.register("rows" if table is main else f"rows_of_{table.name}", rows[table.name])
+        declaration = " UNION ALL ".join(
+            _declared_violations(table, "rows" if table is main else f"rows_of_{table.name}", window) for table in tables
+        )
+        for name, query in {"as_declared": declaration, **{a.name: a.violations for a in audits}}.items():
             found = connection.sql(f"SELECT * FROM ({query}) LIMIT 5").fetchall()
             yield _check_result(name, not found, keys, {"violations": [str(row) for row in found]} if found else {})
             if found:
                 text = f"{main.name} {_span(keys)}: {name} failed: {found[0]}. The last good partition stands."
                 raise dg.Failure(text, metadata={"violations": [str(row) for row in found]}, allow_retries=False)
 
+        warned = [
+            _check_result(a.name, not found, keys, {"found": [str(row) for row in found]} if found else {}, WARN)
+            for a in warnings
+            for found in [connection.sql(f"SELECT * FROM ({a.violations}) LIMIT 5").fetchall()]
+        ]
         written = {table.name: _write(work, table, rows[table.name], context.run.run_id) for table in reversed(tables)}
         outcome = written[main.name]
         metadata: dict[str, Any] = {
@@ -266,12 +283,19 @@ def _materialize(
     if len(keys) > FULL_METADATA_UP_TO:
         # A thousand previews of one range would fill the event log and say the same thing.
         metadata = {name: metadata[name] for name in ("delta_version", "seconds", "inputs", "unchanged")}
+    yield from warned
     yield dg.MaterializeResult(metadata=metadata)
 
 
-def _check_result(name: str, passed: bool, keys: Sequence[str], metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+
+def _check_result(
+    name: str, passed: bool, keys: Sequence[str], metadata: Mapping[str, Any], severity: dg.AssetCheckSeverity = ERROR
+) -> dg.AssetCheckResult:
     """One result for the whole range: Dagster writes an event for each, and a range is all or nothing."""
-    return dg.AssetCheckResult(check_name=name, passed=passed, metadata={**metadata, "partitions": _span(keys)})
+    details = {**metadata, "partitions": _span(keys)}
+    return dg.AssetCheckResult(check_name=name, passed=passed, severity=severity, metadata=details)
 
 
 EMPTY_DIGEST = "0" * 32
@@ -297,16 +321,19 @@ def _missing_inputs(
     return missing
 
 
-def _declared_violations(table: Table, window: Window) -> str:
+def _declared_violations(table: Table, rows: str, window: Window) -> str:
+    of = f"{table.name}: "
     parts = [
-        f"SELECT 'NULL in {c.name}' AS violation, count(*) AS rows FROM rows WHERE \"{c.name}\" IS NULL HAVING count(*) > 0"
+        f"SELECT '{of}NULL in {c.name}' AS violation, count(*) AS rows FROM {rows} WHERE \"{c.name}\" IS NULL HAVING count(*) > 0"
         for c in table.columns
         if not c.nullable
     ]
     key = ", ".join(f'"{name}"' for name in table.key)
-    parts.append(f"SELECT 'key not unique: ' || concat_ws(', ', {key}), count(*) FROM rows GROUP BY {key} HAVING count(*) > 1")
     parts.append(
-        f"SELECT 'outside the partition', count(*) FROM rows WHERE NOT ({_in_window(table, window)}) HAVING count(*) > 0"
+        f"SELECT '{of}key not unique: ' || concat_ws(', ', {key}), count(*) FROM {rows} GROUP BY {key} HAVING count(*) > 1"
+    )
+    parts.append(
+        f"SELECT '{of}outside the partition', count(*) FROM {rows} WHERE NOT ({_in_window(table, window)}) HAVING count(*) > 0"
     )
     return " UNION ALL ".join(parts)
 

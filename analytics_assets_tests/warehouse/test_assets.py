@@ -13,6 +13,7 @@ from analytics_assets.warehouse.assets import Audit, Needs, Platform, table_asse
 from analytics_assets.warehouse.lake import Lake
 
 SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = 2011-11-01\nlast_day = 2011-11-04\n'
+USUAL = Audit("usual", "A price above a thousand is unusual.", "SELECT sale_id, amount FROM rows WHERE amount > 1000")
 FREE_ONLY = Audit("paid_for", "Nothing is given away.", "SELECT sale_id, amount FROM rows WHERE amount <= 0")
 
 
@@ -34,7 +35,7 @@ class Shop:
                 raise self.fault.pop()
             return {"sales": shelf.rows_of(shelf.daily, self.rows)}
 
-        sale_table = table_asset(self.platform, (shelf.daily,), sales, audits=[FREE_ONLY], group="shop")
+        sale_table = table_asset(self.platform, (shelf.daily,), sales, audits=[FREE_ONLY], warnings=[USUAL], group="shop")
 
         @dg.asset(deps=["sales"], partitions_def=self.platform.clock.days)
         def told() -> None:
@@ -88,7 +89,7 @@ def retries(result: dg.ExecuteInProcessResult) -> int:
 def test_rows_that_pass_are_committed_recorded_and_published(shop, shelf) -> None:
     result = shop.run(shelf.sale("a"), shelf.sale("b"))
     assert result.success and shop.stored() == ["a", "b"]
-    assert checks(result) == {"inputs_ready": True, "as_declared": True, "paid_for": True}
+    assert checks(result) == {"inputs_ready": True, "as_declared": True, "paid_for": True, "usual": True}
     assert shop.materialised() == {"2011-11-01"} and shop.told == ["told"]
     assert shop.platform.home.database.exists()
     (event,) = result.asset_materializations_for_node("sales")
@@ -110,6 +111,26 @@ def test_a_failed_audit_leaves_the_last_good_partition_and_stops_at_the_first_at
     assert shop.told == []
     assert "2011-11-01" in failure(result) and "paid_for failed: ('bad'" in failure(result)
     assert "last good partition stands" in failure(result)
+
+
+def test_a_warning_is_shown_and_stops_nothing(shop, shelf) -> None:
+    result = shop.run(shelf.sale("dear", amount=1001))
+    assert result.success and shop.stored() == ["dear"] and shop.told == ["told"]
+    assert checks(result) == {"inputs_ready": True, "as_declared": True, "paid_for": True, "usual": False}
+    (warned,) = [found for found in result.get_asset_check_evaluations() if found.check_name == "usual"]
+    assert warned.severity == dg.AssetCheckSeverity.WARN and "dear" in str(warned.metadata["found"].value)
+
+
+def test_a_further_table_is_held_to_its_declaration_too(shop, shelf) -> None:
+    def both(work) -> dict[str, pa.Table]:
+        """Sales and ticks."""
+        ticks = shelf.rows_of(shelf.hourly, [shelf.tick(3, 1), shelf.tick(4, 1)])
+        return {"sales": shelf.rows_of(shelf.daily, [shelf.sale("a")]), "ticks": ticks}
+
+    asset = table_asset(shop.platform, (shelf.daily, shelf.hourly), both, group="shop")
+    result = dg.materialize([asset], instance=shop.instance, partition_key="2011-11-01", raise_on_error=False)
+    assert "ticks: key not unique: 1" in failure(result)
+    assert shop.version is None
 
 
 def test_a_failed_audit_of_a_new_partition_is_recorded_and_materialises_nothing(shop, shelf) -> None:

@@ -33,6 +33,7 @@ ORDER_ITEMS = Table(
         Column("line", "BIGINT", "Number of the line in its order, from 1."),
         Column("product_id", "VARCHAR", "The product."),
         Column("product_name", "VARCHAR", "Its name as it stood on the line.", nullable=True),
+        Column("category", "VARCHAR", "The product's category, where the line names one.", nullable=True),
         Column("quantity", "BIGINT", "Pieces; negative in a refund.", "pieces"),
         Column("price", "DECIMAL(18,4)", "Price of one piece.", "currency", nullable=True),
     ),

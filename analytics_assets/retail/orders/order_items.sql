@@ -3,7 +3,7 @@
 -- Order events are read from the day's first second to the end of the window after midnight, so that a line after midnight
 -- finds the order of the day before, and not an earlier one when the new day has an order of its own.
 WITH order_events AS (
-    SELECT event_id, event_date, identity, order_kind, order_id, occurred_second, product_id, product_name, price, quantity
+    SELECT event_id, event_date, identity, order_kind, order_id, occurred_second, product_id, product_name, category, price, quantity
     FROM events
     WHERE order_kind IS NOT NULL
 ),
@@ -12,6 +12,7 @@ candidates AS (
         s.set_id,
         s.product_id,
         s.product_name,
+        s.category,
         s.price,
         s.quantity,
         s.occurred_second AS line_second,
@@ -26,11 +27,11 @@ candidates AS (
     WHERE s.item_kind IS NOT NULL
 ),
 lines AS (
-    SELECT event_id, line_second, 1 AS source, set_id AS line_id, product_id, product_name, price, quantity
+    SELECT event_id, line_second, 1 AS source, set_id AS line_id, product_id, product_name, category, price, quantity
     FROM candidates
     WHERE preference = 1
     UNION ALL
-    SELECT event_id, occurred_second AS line_second, 0 AS source, event_id AS line_id, product_id, product_name, price, quantity
+    SELECT event_id, occurred_second AS line_second, 0 AS source, event_id AS line_id, product_id, product_name, category, price, quantity
     FROM order_events
     WHERE product_id IS NOT NULL
 )
@@ -42,6 +43,7 @@ SELECT
     ROW_NUMBER() OVER (PARTITION BY o.event_id ORDER BY l.line_second, l.source, l.line_id) AS line,
     l.product_id,
     l.product_name,
+    l.category,
     CASE WHEN o.order_kind = 'refund' THEN -ABS(COALESCE(l.quantity, 1)) ELSE COALESCE(l.quantity, 1) END AS quantity,
     CASE WHEN o.order_kind = 'refund' THEN ABS(l.price) ELSE l.price END AS price
 FROM lines AS l
