@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -21,70 +21,73 @@ _HERE = Path(__file__).parent
 _ONE_DAY = timedelta(days=1)
 
 
-def resolve(first_seen: pl.DataFrame, aliases: pl.DataFrame, rules: Identity) -> tuple[pl.DataFrame, list[str]]:
-    """Make customers of identities.
+class People:
+    """Everyone who was seen and every alias, made ready once, so that the map of each of many days costs little.
 
     Aliases are symmetric and transitive. A blocked word joins nobody; neither does an identity that is aliased with more
     than `max_aliases` others, which is a shared one; a chain that still joins more than that many stays apart as well.
-
-    Args:
-        first_seen: one row per identity: `identity`, `first_seen_at` (NULL where only an alias names it).
-        aliases: one row per alias known by then: `identity`, `other_identity`.
-        rules: the settings under `[identity]`.
-
-    Returns:
-        One row per identity (`identity`, `kind`, `customer_id`), and the shared identities that the cap blocked.
     """
-    ends = pl.concat([aliases["identity"], aliases["other_identity"].rename("identity")]).unique().to_frame()
-    people = (
-        pl.concat([first_seen.select("identity", "first_seen_at"), ends], how="diagonal")
-        .group_by("identity")
-        .agg(pl.col("first_seen_at").min())
-        .with_columns(node=_node(rules))
-    )
-    nodes = (
-        people.group_by("node")
-        .agg(pl.col("first_seen_at").min())
-        .sort("node")
-        .with_row_index("number")
-        .with_columns(
-            blocked=pl.col("node").str.strip_chars().str.to_lowercase().is_in(list(rules.blocked)),
-            anonymous=pl.col("node").str.contains(rules.anonymous_pattern),
-        )
-    )
-    number = people.join(nodes, on="node").select("identity", pl.col("number").cast(pl.Int64))
-    pairs = (
-        aliases.join(number, on="identity")
-        .join(number, left_on="other_identity", right_on="identity", suffix="_other")
-        .select("number", "number_other")
-        .to_numpy()
-    )
-    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
-    closed = nodes["blocked"].to_numpy().copy()
-    pairs = pairs[~closed[pairs].any(axis=1)]
-    degree = np.bincount(pairs.ravel(), minlength=len(nodes))
-    hubs = degree > rules.max_aliases
-    closed |= hubs
-    pairs = pairs[~closed[pairs].any(axis=1)]
-    component = _components(pairs, len(nodes))
-    oversize = np.bincount(component, minlength=len(nodes)) > rules.max_aliases
-    in_oversize = oversize[component]
-    component = _components(pairs[~in_oversize[pairs].any(axis=1)], len(nodes))
-    shared = nodes.filter(pl.Series(hubs | in_oversize))["node"].to_list()
 
-    nodes = nodes.with_columns(component=pl.Series(component), blocked=pl.Series(closed))
-    best = (
-        nodes.filter(~pl.col("blocked"))
-        .sort("anonymous", pl.when(pl.col("anonymous")).then(None).otherwise(pl.col("first_seen_at")), "node", nulls_last=True)
-        .group_by("component", maintain_order=True)
-        .agg(pl.col("node").first().alias("customer_id"))
-    )
-    kind = pl.when("blocked").then(pl.lit("blocked")).when("anonymous").then(pl.lit("anonymous")).otherwise(pl.lit("named"))
-    resolved = nodes.join(best, on="component", how="left").with_columns(
-        kind=kind, customer_id=pl.when("blocked").then(None).otherwise(pl.col("customer_id"))
-    )
-    rows = people.join(resolved.select("node", "kind", "customer_id"), on="node", how="left").sort("identity")
-    return rows.select("identity", "kind", "customer_id"), shared
+    def __init__(self, first_seen: pl.DataFrame, aliases: pl.DataFrame, rules: Identity) -> None:
+        """Number identities, and the nodes that they count as.
+
+        Args:
+            first_seen: one row per identity: `identity`, `first_seen_at`.
+            aliases: one row per alias: `identity`, `other_identity`, `known_at`.
+            rules: the settings under `[identity]`.
+        """
+        self._cap = rules.max_aliases
+        ends = [aliases["identity"], aliases["other_identity"]]
+        people = pl.concat([first_seen["identity"], *ends]).unique().sort().to_frame("identity").with_columns(node=_node(rules))
+        self._identity = people["identity"]
+        self._node = people["node"].unique().sort()
+        self._node_of = _places(people["node"], self._node)
+        self._blocked = self._node.str.strip_chars().str.to_lowercase().is_in(list(rules.blocked)).to_numpy()
+        self._anonymous = self._node.str.contains(rules.anonymous_pattern).to_numpy()
+
+        self._seen = np.full(len(people), np.iinfo(np.int64).max)
+        self._seen[_places(first_seen["identity"], self._identity)] = _microseconds(first_seen["first_seen_at"])
+        self._node_seen = np.full(len(self._node), np.iinfo(np.int64).max)
+        np.minimum.at(self._node_seen, self._node_of, self._seen)
+        self._alias_ends = np.stack([_places(end, self._identity) for end in ends], axis=1)
+        self._alias_known = _microseconds(aliases["known_at"])
+
+    def as_of(self, end: datetime) -> tuple[pl.DataFrame, list[str]]:
+        """Make customers of the identities that had been seen or aliased before `end`.
+
+        Returns:
+            One row per identity (`identity`, `kind`, `customer_id`), and the shared identities that the cap blocked.
+        """
+        now = _microseconds(pl.Series([end], dtype=pl.Datetime("us", "UTC")))[0]
+        ends = self._alias_ends[self._alias_known < now]
+        known = self._seen < now
+        known[ends] = True
+        nodes = len(self._node)
+
+        pairs = np.sort(self._node_of[ends], axis=1)
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+        pairs = np.stack(np.divmod(np.unique(pairs[:, 0] * nodes + pairs[:, 1]), max(nodes, 1)), axis=1)
+        closed = self._blocked.copy()
+        pairs = pairs[~closed[pairs].any(axis=1)]
+        hubs = np.bincount(pairs.ravel(), minlength=nodes) > self._cap
+        closed |= hubs
+        pairs = pairs[~closed[pairs].any(axis=1)]
+        component = _components(pairs, nodes)
+        in_oversize = (np.bincount(component, minlength=nodes) > self._cap)[component]
+        component = _components(pairs[~in_oversize[pairs].any(axis=1)], nodes)
+
+        # The earliest name first, names never seen after them, then the anonymous; nodes are sorted, so ties go to the smallest.
+        named_since = np.where(self._anonymous | (self._node_seen >= now), np.iinfo(np.int64).max, self._node_seen)
+        order = np.lexsort((named_since, self._anonymous))[::-1]
+        caller = np.zeros(nodes, dtype=np.int64)
+        caller[component[order]] = order
+        there = np.flatnonzero(known)
+        node = self._node_of[there]
+        kind = pl.Series(["named", "anonymous", "blocked"]).gather(np.where(closed, 2, self._anonymous)[node])
+        rows = pl.DataFrame({"identity": self._identity.gather(there), "kind": kind}).with_columns(
+            customer_id=pl.when(kind != "blocked").then(self._node.gather(caller[component[node]]))
+        )
+        return rows, self._node.filter(pl.Series(hubs | in_oversize)).to_list()
 
 
 def _node(rules: Identity) -> pl.Expr:
@@ -95,22 +98,29 @@ def _node(rules: Identity) -> pl.Expr:
     return pl.when(identity.str.contains("@", literal=True)).then(identity.str.to_lowercase()).otherwise(identity)
 
 
+def _places(texts: pl.Series, among: pl.Series) -> np.ndarray:
+    numbered = pl.DataFrame({"text": among, "place": np.arange(len(among))})
+    return texts.to_frame("text").join(numbered, on="text", how="left", maintain_order="left")["place"].to_numpy()
+
+
+def _microseconds(instants: pl.Series) -> np.ndarray:
+    return instants.dt.epoch("us").to_numpy()
+
+
 def _components(pairs: np.ndarray, nodes: int) -> np.ndarray:
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(nodes, nodes))
     return connected_components(graph, directed=False)[1]
 
 
 def maps_as_of(work: Work, days: Sequence[date]) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-    """The map of each day, as `resolve` returns it: what the table `identities` holds, for any day, materialised or not."""
+    """The map of each day, as `People.as_of` returns it: what `identities` holds, for any day, materialised or not."""
     work.read(RECORDS)
-    begins = work.platform.clock.begins
-    aliases = work.sql(_HERE / "aliases.sql").pl()
-    first_day = work.platform.clock.first_day
-    everyone = work.sql(_HERE / "first_seen.sql", start_at=begins(first_day), end_at=begins(max(days) + _ONE_DAY)).pl()
+    clock = work.platform.clock
+    until = clock.begins(max(days) + _ONE_DAY)
+    everyone = work.sql(_HERE / "first_seen.sql", start_at=clock.begins(clock.first_day), end_at=until).pl()
+    people = People(everyone, work.sql(_HERE / "aliases.sql").pl(), work.settings.identity)
     for day in days:
-        end = begins(day + _ONE_DAY)
-        known = aliases.filter(pl.col("known_at") < end)
-        yield resolve(everyone.filter(pl.col("first_seen_at") < end), known, work.settings.identity)
+        yield people.as_of(clock.begins(day + _ONE_DAY))
 
 
 def identities_as_of(work: Work, day: date) -> pl.DataFrame:

@@ -10,7 +10,7 @@ from analytics_assets.warehouse.assets import Platform
 LOOKBACK = timedelta(days=7)
 
 
-def when_inputs_changed(*ignored: str) -> dg.AutomationCondition:
+def when_inputs_changed(*ignored: str, lookback: timedelta | None = LOOKBACK) -> dg.AutomationCondition:
     """Run a partition of the last seven days when an input of it changed and all of them are there.
 
     - `in_latest_time_window`: late data restates the last week by itself; what is older is a backfill that someone asks for.
@@ -19,6 +19,7 @@ def when_inputs_changed(*ignored: str) -> dg.AutomationCondition:
     - `~any_deps_missing`: no day runs before all of its 23, 24 or 25 hours are in.
     - `~any_deps_in_progress`, `~in_progress`: nothing is read that is about to be replaced, nothing runs twice at once.
     - `ignored` inputs do not trigger: the night picks them up.
+    - `lookback=None` is the newest day alone: what goes out is never sent for a day that has passed.
     """
     condition = dg.AutomationCondition
     updated = condition.any_deps_updated()
@@ -27,7 +28,7 @@ def when_inputs_changed(*ignored: str) -> dg.AutomationCondition:
     trigger = condition.newly_missing() | updated
     reset = (condition.newly_requested() & ~updated) | condition.initial_evaluation()
     return (
-        condition.in_latest_time_window(LOOKBACK)
+        condition.in_latest_time_window(lookback)
         & trigger.since(reset)
         & ~condition.any_deps_missing()
         & ~condition.any_deps_in_progress()

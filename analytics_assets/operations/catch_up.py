@@ -226,7 +226,13 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
     def run(stages: list[Stage]) -> None:
         for stage in stages:
             started(stage)
-            done.append(run_stage(definitions, instance, stage))
+            # Once a stage, since publishing copies every table.
+            platform.hold_publishing = True
+            try:
+                done.append(run_stage(definitions, instance, stage))
+            finally:
+                platform.hold_publishing = False
+                platform.publish()
 
     run(events_to_run(platform, instance))
     check_purchases(platform)

@@ -62,11 +62,15 @@ class Needs:
 
 @dataclass
 class Platform:
-    """What every asset is built from: settings, home, clock, and the tables that get published."""
+    """What every asset is built from: settings, home, clock, and the tables that get published.
+
+    While `hold_publishing` is set, commits do not show in `analytics.duckdb`; who sets it publishes afterwards.
+    """
 
     settings: Settings
     home: Home
     published_tables: list[Table] = field(default_factory=list)
+    hold_publishing: bool = False
 
     @cached_property
     def clock(self) -> BusinessClock:
@@ -80,7 +84,7 @@ class Platform:
 
     def publish(self) -> bool:
         """Bring `analytics.duckdb` up to the lake's present state."""
-        return publish(self.home, self.published_tables)
+        return not self.hold_publishing and publish(self.home, self.published_tables)
 
 
 @dataclass
@@ -145,12 +149,14 @@ def table_asset(
     group: str,
     owners: Sequence[str] = ("team:analytics",),
     plot: Callable[[Work, pa.Table], bytes] | None = None,
+    fill: str | None = None,
     condition: dg.AutomationCondition | None = None,
 ) -> dg.AssetsDefinition:
     """Make the asset of `tables[0]`; further tables are written by the same asset, before it.
 
     `compute` returns the rows of every table of the window, by table name; its docstring is the asset's page. Checks see
-    the main table's rows as `rows`, those of a further table as `rows_of_<name>`. `warnings` never stop anything.
+    the main table's rows as `rows`, those of a further table as `rows_of_<name>`. `warnings` never stop anything. `fill` is one
+    of `FILLS`; as-of tables are `recent` where it is not given.
     """
     main = tables[0]
     partitions = platform.clock.hours if main.grain == "hour" else platform.clock.days
@@ -173,7 +179,7 @@ def table_asset(
         automation_condition=condition,
         group_name=group,
         owners=list(owners),
-        tags={FILL: "recent" if main.partition_column == "as_of_date" else "all"},
+        tags={FILL: fill or ("recent" if main.partition_column == "as_of_date" else "all")},
         kinds={"duckdb", "deltalake"},
         metadata={
             "dagster/column_schema": main.dagster_schema(),
