@@ -323,7 +323,8 @@ def parse_settings(text: str, source: str) -> Settings:
 
 def _explain(mistake: Any, text: str, source: str) -> str:
     location = tuple(part for part in mistake["loc"] if isinstance(part, str))
-    where = f"{source}:{_line_of(text, location)}"
+    place = next((part for part in mistake["loc"] if isinstance(part, int)), 0)
+    where = f"{source}:{_line_of(text, location, place)}"
     name = ".".join(location) or "settings"
     if mistake["type"] == "extra_forbidden":
         allowed = _allowed_at(location[:-1])
@@ -333,7 +334,8 @@ def _explain(mistake: Any, text: str, source: str) -> str:
     if mistake["type"] == "missing":
         return f"{where}: {name!r} is missing, for example {_EXAMPLES.get(name, name + ' = …')}"
     message = mistake["msg"].removeprefix("Value error, ")
-    return f"{where}: {name}: {message} (found {mistake['input']!r})."
+    found = "" if isinstance(mistake["input"], dict) else f" (found {mistake['input']!r})"
+    return f"{where}: {name}: {message}{found}."
 
 
 _EXAMPLES = {
@@ -351,17 +353,23 @@ def _allowed_at(location: tuple[str, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _line_of(text: str, location: tuple[str, ...]) -> int:
-    """The line on which a setting stands; its table's line where the setting itself is absent; else 1."""
-    table, best = "", 1
+def _line_of(text: str, location: tuple[str, ...], place: int) -> int:
+    """The line on which a setting stands; its table's line where the setting itself is absent; else 1.
+
+    `place` counts the tables of one name: the second `[[segments.rules]]` is 1.
+    """
+    table, best, number_of_table, wanted = "", 1, place, ".".join(location)
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[([^\[\]]+)\]", line)
+        header = re.match(r"\s*(\[\[?)([^\[\]]+)\]", line)
         if header:
-            table = header[1].strip()
-            if table == ".".join(location) or (location and table == location[0]):
+            number_of_table = number_of_table + 1 if header[2].strip() == table else 0
+            table = header[2].strip()
+            if header[1] == "[":
+                number_of_table = place
+            if number_of_table == place and f"{wanted}.".startswith(f"{table}."):
                 best = number
             continue
         key = re.match(r"\s*([\w.-]+|\"[^\"]+\")\s*=", line)
-        if key and tuple(filter(None, [table, key[1].strip('"')])) == location:
+        if key and number_of_table == place and ".".join(filter(None, [table, key[1].strip('"')])) == wanted:
             return number
     return best

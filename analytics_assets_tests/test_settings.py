@@ -34,7 +34,10 @@ def test_a_misspelt_table_is_named_with_line_and_near_and_allowed_names() -> Non
     message = mistake(GOOD + '[propertys]\nrevenue = ["total"]\n')
     assert message.startswith("shop.toml:4:")
     assert "Did you mean 'properties'?" in message
-    assert "Allowed here: business, events, exports, identity, items, ltv, properties." in message
+    assert (
+        "Allowed here: activation, affinity, business, customers, events, exports, identity, items, ltv, properties, "
+        "recommendations, segments." in message
+    )
 
 
 def test_a_misspelt_required_key_is_told_twice_as_unknown_and_as_missing() -> None:
@@ -138,3 +141,20 @@ def test_equal_settings_have_equal_fingerprints_however_they_are_written() -> No
     ) == parse_settings(
         GOOD + '[events]\npurchase=["Purchased", "completed order","order completed","checkout complete","billed"]', "x"
     ).fingerprint("events", "business")
+
+
+def test_a_mistake_in_one_of_several_rules_is_told_with_its_own_line() -> None:
+    good, bad = '[[segments.rules]]\nname = "All"\nr = [1, 5]\n', '[[segments.rules]]\nname = "None"\nr = [5, 1]\n'
+    assert mistake(GOOD + good + bad).startswith("shop.toml:7: segments.rules: r = [5, 1] holds no score")
+    assert mistake(GOOD + good + bad.replace("[5, 1]", "[0, 5]")).startswith("shop.toml:9: segments.rules.r:")
+
+
+def test_rules_that_leave_a_customer_without_a_segment_are_refused() -> None:
+    message = mistake(GOOD + '[[segments.rules]]\nname = "Best"\nr = [5, 5]\n')
+    assert "no rule holds r = 1, f = 1, m = 1; end with a rule that holds everyone" in message
+    assert "(found" not in message
+
+
+def test_every_trait_that_some_setting_names_is_kept_once() -> None:
+    settings = parse_settings(GOOD + '[customers]\ncohorts = ["Country", "newsletter"]\nemail = "mail"\n', "shop.toml")
+    assert settings.customers.traits == ("country", "newsletter", "mail", "email consent", "subscribed", "accepts marketing")
