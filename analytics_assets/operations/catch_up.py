@@ -33,21 +33,26 @@ class StepFailed(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """Assets that run together over one contiguous range of partitions."""
+    """Assets that run together over one contiguous range of partitions; `outgoing` ones may be held back."""
 
     assets: tuple[str, ...]
     first: str
     last: str
     partitions: int
+    outgoing: bool = False
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished stage: wall seconds, and of these the ones in which each asset computed (the rest is Dagster's bookkeeping)."""
+    """A finished stage: wall seconds, and of these the ones in which each asset computed (the rest is Dagster's bookkeeping).
+
+    `held_back` says why something that should have gone out did not.
+    """
 
     stage: Stage
     seconds: float
     computing_of: dict[str, float]
+    held_back: str | None = None
 
     @property
     def computing(self) -> float:
@@ -72,7 +77,9 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
         config["ops"] = {"export_files": {"config": {"mark_hours": False}}}
     result = job.execute_in_process(instance=instance, asset_selection=keys, tags=tags, run_config=config, raise_on_error=False)
     if not result.success:
-        raise StepFailed(_why(result))
+        if stage is None or not stage.outgoing:
+            raise StepFailed(_why(result))
+        return Done(stage, time.monotonic() - started, {}, held_back=_why(result))
     computing = {}
     for name in stage.assets if stage else ():
         record = instance.fetch_materializations(dg.AssetKey(name), limit=1).records[0]
@@ -145,7 +152,7 @@ def days_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: d
     rebuilt = changed_assets(platform)
     graph = definitions.resolve_asset_graph()
     planned: dict[str, set[date]] = {}
-    groups: list[tuple[list[str], list[tuple[str, str, int]]]] = []
+    groups: list[tuple[list[str], list[tuple[str, str, int]], bool]] = []
     nodes = [graph.get(key) for key in graph.toposorted_asset_keys]
     daily = [node for node in nodes if isinstance(node.partitions_def, dg.DailyPartitionsDefinition)]
     # Nothing that is filled for all days reads what is filled for some, so that sorting keeps the order of dependencies.
@@ -170,11 +177,12 @@ def days_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: d
         ]
         planned[name] = set(wanted)
         ranges = _ranges([day.isoformat() for day in days], map(days.index, wanted), gap=7)
-        if groups and groups[-1][1] == ranges:
+        kind = ranges, node.group_name == "activation"
+        if groups and groups[-1][1:] == kind:
             groups[-1][0].append(name)
         else:
-            groups.append(([name], ranges))
-    return [Stage(tuple(names), *one) for names, ranges in groups for one in ranges]
+            groups.append(([name], *kind))
+    return [Stage(tuple(names), *one, outgoing) for names, ranges, outgoing in groups for one in ranges]
 
 
 def _computed(instance: dg.DagsterInstance, asset: str, planned: set[date]) -> dict[date, float]:
@@ -216,7 +224,7 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
     """Bring every table up to the landed files; `started` is called before each run.
 
     Raises:
-        StepFailed: the first run that fails; what came before it stands.
+        StepFailed: the first run that fails; what came before it stands. What is held back from going out is no failure.
     """
     from analytics_assets.definitions import build_definitions, code_versions
 

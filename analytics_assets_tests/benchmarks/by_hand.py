@@ -1,4 +1,4 @@
-"""The whole batch as one script, the way a person would write it for one shop with DuckDB and nothing else.
+"""The batch from records to customers as one script, the way a person would write it for one shop with DuckDB and nothing else.
 
 Same tables, same rows, as zstd Parquet; `test_by_hand.py` holds them against the platform's. No partitions, audits, digests,
 versions or publishing: what those cost is what `batch.py` measures. Only the property names of the simulated shop are known.
@@ -14,7 +14,6 @@ import polars as pl
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from analytics_assets.retail.ltv.assets import forecast_day
 from analytics_assets.settings import Settings
 
 EVENTS = """
@@ -33,7 +32,7 @@ SELECT
     CASE WHEN order_kind IS NOT NULL THEN properties ->> '$."order id"' END AS order_id,
     CASE WHEN order_kind IS NOT NULL THEN CAST(properties ->> '$."order total"' AS DECIMAL(18, 2)) END AS revenue,
     CAST(NULL AS VARCHAR) AS currency, CAST(NULL AS VARCHAR) AS product_id, CAST(NULL AS VARCHAR) AS product_name,
-    CAST(NULL AS DECIMAL(18, 4)) AS price, CAST(NULL AS BIGINT) AS quantity, properties
+    CAST(NULL AS VARCHAR) AS category, CAST(NULL AS DECIMAL(18, 4)) AS price, CAST(NULL AS BIGINT) AS quantity, properties
 FROM named WHERE event_date BETWEEN $first_day AND $last_day
 """
 
@@ -51,14 +50,14 @@ SELECT
     CASE WHEN returned IS NOT NULL THEN 'refund' WHEN purchased IS NOT NULL THEN 'order' END AS item_kind,
     coalesce(returned, purchased) AS product_id,
     coalesce(properties ->> '$."returned product name"', properties ->> '$."purchased product name"') AS product_name,
-    CAST(properties ->> '$.price' AS DECIMAL(18, 4)) AS price, CAST(properties ->> '$.quantity' AS BIGINT) AS quantity, properties
+    properties ->> '$.category' AS category, CAST(properties ->> '$.price' AS DECIMAL(18, 4)) AS price, CAST(properties ->> '$.quantity' AS BIGINT) AS quantity, properties
 FROM firsts WHERE event_date BETWEEN $first_day AND $last_day
 """
 
 ORDER_ITEMS = """
 CREATE TABLE order_items AS
 WITH found AS (
-    SELECT s.set_id, s.occurred_second, s.product_id, s.product_name, s.quantity, s.price,
+    SELECT s.set_id, s.occurred_second, s.product_id, s.product_name, s.category, s.quantity, s.price,
         max({'second': o.occurred_second, 'event_id': o.event_id}).event_id AS event_id
     FROM property_sets AS s
     JOIN events AS o ON o.identity = s.identity AND s.occurred_second - o.occurred_second BETWEEN 0 AND $window
@@ -69,7 +68,7 @@ WITH found AS (
 SELECT
     event_date AS order_date, event_id, coalesce(o.order_id, event_id) AS order_id, order_kind AS kind,
     row_number() OVER (PARTITION BY event_id ORDER BY found.occurred_second, set_id) AS line,
-    found.product_id, found.product_name,
+    found.product_id, found.product_name, found.category,
     CASE order_kind WHEN 'refund' THEN -abs(coalesce(found.quantity, 1)) ELSE coalesce(found.quantity, 1) END AS quantity,
     CASE order_kind WHEN 'refund' THEN abs(found.price) ELSE found.price END AS price
 FROM found JOIN events AS o USING (event_id)
@@ -106,18 +105,7 @@ WHERE is_named AND order_date <= as_of_date
 GROUP BY as_of_date, customer_id, currency
 """
 
-SUMMARY = """
-WITH days AS (
-    SELECT customer_id, currency, count(DISTINCT order_date) AS purchase_days, min(order_date) AS first, max(order_date) AS last
-    FROM orders JOIN identities USING (identity)
-    WHERE as_of_date = $day AND order_date <= $day AND orders.kind = 'order' AND net_revenue > 0
-    GROUP BY customer_id, currency
-)
-SELECT customer_id, currency, orders, net_revenue, purchase_days, last - first AS recency_days, $day - first AS age_days
-FROM customers LEFT JOIN days USING (customer_id, currency)
-WHERE as_of_date = $day ORDER BY customer_id, currency
-"""
-
+TABLES = ("events", "property_sets", "order_items", "orders", "identities", "customers")
 ANONYMOUS = "^[A-Za-z0-9+/]{27}=$"
 
 
@@ -134,9 +122,7 @@ def write_tables(records: Sequence[str], settings: Settings, first_day: date, la
         days = [last_day - timedelta(days=n) for n in reversed(range(as_of_days))]
         write_identities(connection, settings, first_day, days)
         connection.execute(CUSTOMERS)
-        ltv = [forecast_day(connection.sql(SUMMARY, params={"day": day}).pl(), day, settings.ltv)[0] for day in days]
-        connection.register("customer_ltv", pl.concat(ltv).to_arrow())
-        for table in ("events", "property_sets", "order_items", "orders", "identities", "customers", "customer_ltv"):
+        for table in TABLES:
             connection.sql(f"FROM {table}").write_parquet(str(out / f"{table}.parquet"), compression="zstd")
 
 
