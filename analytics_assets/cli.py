@@ -1,4 +1,4 @@
-"""The command line: `analytics-assets run | check | accept | ui`. The Makefile calls it."""
+"""The command line: `analytics-assets run | check | accept | sent | ui`. The Makefile calls it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -47,12 +48,15 @@ def main() -> None:
         command.add_argument("--format", default=os.environ.get("FORMAT") or "kissmetrics", choices=["kissmetrics"])
     accept = commands.add_parser("accept", help="load a file again whose content has changed")
     accept.add_argument("files", nargs="+", help="as named in export_files, for example revisions/12.json")
+    sent = commands.add_parser("sent", help="record that the e-mail list of a day was handed over; it is never sent twice")
+    sent.add_argument("day", type=date.fromisoformat, help="the list's business day, for example 2026-03-31")
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
     ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
     arguments = parser.parse_args()
 
     from sqlalchemy.exc import OperationalError
 
+    from analytics_assets.activation.sends import SendRefused
     from analytics_assets.events.kissmetrics import ExportError
     from analytics_assets.operations.catch_up import StepFailed
 
@@ -65,9 +69,11 @@ def main() -> None:
             _check(settings, home, arguments.exports)
         elif arguments.command == "accept":
             _accept(settings, home, arguments.files)
+        elif arguments.command == "sent":
+            _sent(settings, home, arguments.day)
         else:
             sys.exit(_ui(home, arguments.port))
-    except (SettingsError, HomeError, ExportError, StepFailed, OSError) as error:
+    except (SettingsError, HomeError, ExportError, StepFailed, SendRefused, OSError) as error:
         _stop(f"{error}{_space_left(home)}")
     except OperationalError as error:
         _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{_space_left(home)}")
@@ -244,6 +250,9 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
                 f"{value:,.2f} {currency}",
             )
         console.print(top)
+    for one in done:
+        if one.held_back:
+            console.print(f"[yellow]held back:[/] {_plain(one.held_back)}", highlight=False, soft_wrap=True)
     parked = _parked(platform)
     if parked:
         business = platform.settings.business
@@ -282,6 +291,14 @@ def _accept(settings: Settings, home: Home, files: list[str]) -> None:
 
     loaded = load(settings, home, accept=files)
     console.print(f"loaded again: {', '.join(loaded.files)} ({loaded.lines:,} lines). `make run` now restates what they touch.")
+
+
+def _sent(settings: Settings, home: Home, day: date) -> None:
+    from analytics_assets.activation.sends import mark_sent
+    from analytics_assets.definitions import build_platform
+
+    recipients = mark_sent(build_platform(settings, home), day)
+    console.print(f"recorded: the list of {day} was handed over to {recipients:,} recipients; it stands in email_sends")
 
 
 def _check(settings: Settings, home: Home, exports: str | None) -> None:

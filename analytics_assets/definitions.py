@@ -5,6 +5,8 @@ from __future__ import annotations
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from analytics_assets.activation.assets import activation_checks, email_campaign_asset, onsite_recommendations_asset
+from analytics_assets.activation.sends import EMAIL_SENDS
 from analytics_assets.events.events import events_asset
 from analytics_assets.events.identities import identities_asset
 from analytics_assets.events.loading import export_files_asset, raw_event_hours
@@ -20,14 +22,31 @@ from analytics_assets.operations.automation import (
     when_inputs_changed,
 )
 from analytics_assets.operations.freshness import freshness_checks, freshness_schedule
+from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_affinity_asset
+from analytics_assets.retail.cohorts.assets import COHORT_RETENTION, cohort_retention_asset
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers_asset
-from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, customer_ltv_asset
+from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS, customer_ltv_asset
+from analytics_assets.retail.ltv.hindsight import LTV_HINDSIGHT, ltv_hindsight_asset
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS, order_assets
+from analytics_assets.retail.recommendations.assets import (
+    PRODUCT_RECOMMENDATIONS,
+    RECOMMENDATION_QUALITY,
+    RECOMMENDATIONS,
+    recommendations_asset,
+)
+from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS, SEGMENT_MOVEMENTS, customer_segments_asset
 from analytics_assets.settings import Settings, load_settings
 from analytics_assets.warehouse.assets import Platform
 
-WATCHED = [EVENTS, TRAITS, IDENTITIES, ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV]
-PUBLISHED = [EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS, *WATCHED]
+WATCHED = [
+    *(EVENTS, TRAITS, IDENTITIES),
+    *(ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV, CUSTOMER_SEGMENTS, COHORT_RETENTION, PRODUCT_AFFINITY, RECOMMENDATIONS),
+]
+PUBLISHED = [
+    *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS),
+    *WATCHED,
+    *(LTV_BACKTESTS, LTV_HINDSIGHT, SEGMENT_MOVEMENTS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, EMAIL_SENDS),
+]
 
 
 def build_platform(settings: Settings | None = None, home: Home | None = None) -> Platform:
@@ -39,21 +58,35 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     """All assets, checks, jobs, schedules and sensors of one platform."""
     inputs_changed = when_inputs_changed()
     identities_aside = when_inputs_changed("identities")
+    newest_day = when_inputs_changed("identities", lookback=None)
     load = load_job()
+    hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform)]
+    traits, identities = traits_asset(platform, inputs_changed), identities_asset(platform, inputs_changed)
+    order_items, orders = order_assets(platform, inputs_changed)
+    ltv, segments = customer_ltv_asset(platform, identities_aside), customer_segments_asset(platform, identities_aside)
+    recommendations = recommendations_asset(platform, identities_aside)
     return dg.Definitions(
         assets=[
             export_files_asset(platform),
             raw_event_hours(platform),
             events_asset(platform, inputs_changed),
-            traits_asset(platform, inputs_changed),
-            identities_asset(platform, inputs_changed),
-            *order_assets(platform, inputs_changed),
+            traits,
+            identities,
+            order_items,
+            orders,
             customers_asset(platform, identities_aside),
-            customer_ltv_asset(platform, identities_aside),
+            ltv,
+            ltv_hindsight_asset(platform, identities_aside),
+            segments,
+            cohort_retention_asset(platform, identities_aside),
+            product_affinity_asset(platform, inputs_changed),
+            recommendations,
+            email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
+            onsite_recommendations_asset(platform, newest_day, [recommendations]),
         ],
-        asset_checks=freshness_checks(platform, WATCHED),
+        asset_checks=hourly_checks,
         jobs=[load, nightly_job()],
-        schedules=[load_schedule(platform, load), freshness_schedule(platform, WATCHED)],
+        schedules=[load_schedule(platform, load), freshness_schedule(platform, hourly_checks)],
         sensors=[automation_sensor(), publish_sensor(platform)],
         resources={
             "published": DuckDBResource(database=str(platform.home.database), connection_config={"access_mode": "READ_ONLY"})

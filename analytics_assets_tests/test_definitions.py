@@ -26,6 +26,17 @@ GRAPH = {
     "orders": (["events", "order_items"], DAY, "retail"),
     "customers": (["identities", "orders"], DAY, "retail"),
     "customer_ltv": (["customers", "identities", "orders"], DAY, "retail"),
+    "ltv_hindsight": (["identities", "orders"], DAY, "retail"),
+    "customer_segments": (["customers", "identities", "orders"], DAY, "retail"),
+    "cohort_retention": (["customers", "identities", "orders", "traits"], DAY, "retail"),
+    "product_affinity": (["order_items"], DAY, "retail"),
+    "recommendations": (["customers", "identities", "order_items", "orders"], DAY, "retail"),
+    "email_campaign": (
+        ["customer_ltv", "customer_segments", "identities", "order_items", "recommendations", "traits"],
+        DAY,
+        "activation",
+    ),
+    "onsite_recommendations": (["recommendations"], DAY, "activation"),
 }
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},

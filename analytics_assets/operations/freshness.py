@@ -68,9 +68,9 @@ def _freshness_check(platform: Platform, table: Table) -> dg.AssetChecksDefiniti
     return is_fresh
 
 
-def freshness_schedule(platform: Platform, tables: Sequence[Table]) -> dg.ScheduleDefinition:
-    """Twenty past every hour, whether or not anything else ran: a table that nobody updates is found."""
-    keys = [dg.AssetCheckKey(dg.AssetKey(table.name), "is_fresh") for table in tables]
+def freshness_schedule(platform: Platform, checks: Sequence[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
+    """Twenty past every hour, whether or not anything else ran: a table or a list that nobody updates is found."""
+    keys = [key for check in checks for key in check.check_keys]
     return dg.ScheduleDefinition(
         name="freshness_hourly",
         job=dg.define_asset_job("freshness", selection=dg.AssetSelection.checks(*keys)),

@@ -211,9 +211,9 @@ def _money(pence: pl.Expr) -> pl.Expr:
 
 
 def _articles(company: Company, template: str) -> list[str]:
-    """Fill a fragment of JSON with each article's SKU, name and price."""
-    rows = company.catalogue.select("sku", "name", price=_money(pl.col("price_pence"))).rows()
-    return [template % tuple(map(_json, row)) for row in rows]
+    """Fill a fragment of JSON with what it names of each article: sku, name, price, category."""
+    rows = company.catalogue.select("sku", "name", "category", price=_money(pl.col("price_pence"))).rows(named=True)
+    return [template % {name: _json(value) for name, value in row.items()} for row in rows]
 
 
 def _alias_lines(company: Company, identity: pl.Series, faults: bool) -> pl.DataFrame:
@@ -241,10 +241,8 @@ def _set_lines(company: Company, identity: pl.Series, faults: bool, rng: np.rand
 
 
 def _item_lines(company: Company, identity: pl.Series, faults: bool, rng: np.random.Generator) -> pl.DataFrame:
-    fragments = [
-        *_articles(company, '"purchased sku":%s,"purchased product name":%s,"price":%s'),
-        *_articles(company, '"returned sku":%s,"returned product name":%s,"price":%s'),
-    ]
+    template = '"{0} sku":%(sku)s,"{0} product name":%(name)s,"category":%(category)s,"price":%(price)s'
+    fragments = [*_articles(company, template.format("purchased")), *_articles(company, template.format("returned"))]
     items, of = company.items, company.items["transaction"]
     refund = company.transactions["refund"].gather(of).cast(pl.Int64)
     article, octal = _written(fragments, items["product"] + company.catalogue.height * refund, faults, rng)
@@ -270,8 +268,8 @@ def _transaction_lines(company: Company, identity: pl.Series) -> pl.DataFrame:
 
 def _visit_lines(company: Company, identity: pl.Series, faults: bool, rng: np.random.Generator) -> pl.DataFrame:
     fragments = [
-        *_articles(company, ',"product viewed sku":%s,"product viewed name":%s,"product viewed price":%s'),
-        *_articles(company, ',"product added sku":%s,"product added name":%s,"product added price":%s'),
+        *_articles(company, ',"product viewed sku":%(sku)s,"product viewed name":%(name)s,"product viewed price":%(price)s'),
+        *_articles(company, ',"product added sku":%(sku)s,"product added name":%(name)s,"product added price":%(price)s'),
         ',"url":"https://shop.test/","referrer":',
         "",
     ]

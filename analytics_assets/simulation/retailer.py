@@ -176,6 +176,10 @@ class Retailer:
     """Visits a week without an order that every customer makes until some weeks after dropping out."""
     visits_per_order: float = 1.2
     """Visits without an order, per expected order, on top of `visits_per_week`."""
+    consent_share: float = 0.8
+    """Probability that a customer consents to e-mail when first named; all others say no."""
+    withdrawal_share: float = 0.05
+    """Probability that one who consented withdraws it, some weeks or months later."""
     midnight_share: float = 0.002
     """Share of orders placed in the last two seconds of their day, so that item lines fall on the next."""
 
@@ -214,6 +218,8 @@ class Retailer:
             "sign_up_first",
             "midnight_share",
             "guest_share",
+            "consent_share",
+            "withdrawal_share",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
@@ -437,7 +443,7 @@ def simulate(retailer: Retailer) -> Company:
     The order of the rows of every frame is part of the result.
     """
     # A stream of random numbers for each part, so that a change of one part's parameters leaves those before it.
-    seeds = np.random.SeedSequence(retailer.seed).spawn(6)
+    seeds = np.random.SeedSequence(retailer.seed).spawn(7)
     streams = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
     calendar = _Calendar(retailer.first_day, retailer.days + HOLDOUT_DAYS, ZoneInfo(retailer.time_zone))
     first, end = int(calendar.starts[0]), int(calendar.starts[retailer.days])
@@ -452,6 +458,7 @@ def simulate(retailer: Retailer) -> Company:
     devices = _devices(retailer, calendar, people, transactions, streams[3])
     visits = _visits(retailer, calendar, pace, assortment, people, transactions, items, devices, dropped_out, streams[4])
     aliases, properties = _named(retailer, transactions, devices, end, streams[5])
+    properties = pl.concat([properties, _consents(retailer, devices, end, streams[6])]).sort("at", "identity", "name")
     named = np.arange(len(devices.person) + retailer.customers) < retailer.customers
     identity = np.where(
         transactions["person"] < retailer.customers,
@@ -783,6 +790,23 @@ def _named(
         }
     )
     return aliases, sets.sort("at", "identity", "name")
+
+
+def _consents(retailer: Retailer, devices: _Devices, end: int, rng: np.random.Generator) -> pl.DataFrame:
+    """Ask every customer for consent to e-mail as soon as they are named, and let some withdraw it later."""
+    n = retailer.customers
+    asked = devices.named_at[devices.first[:n]] + 3
+    consents = rng.random(n) < retailer.consent_share
+    withdrawn = asked + 86_400 + np.floor(rng.exponential(60 * 86_400, n)).astype(np.int64)
+    leavers = np.flatnonzero(consents & (rng.random(n) < retailer.withdrawal_share) & (withdrawn < end))
+    return pl.DataFrame(
+        {
+            "identity": np.concatenate((np.arange(n), leavers)),
+            "at": np.concatenate((asked, withdrawn[leavers])),
+            "name": ["email consent"] * (n + len(leavers)),
+            "value": np.where(consents, "yes", "no").tolist() + ["no"] * len(leavers),
+        }
+    )
 
 
 def _visits(

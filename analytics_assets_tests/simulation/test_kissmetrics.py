@@ -154,6 +154,14 @@ def test_item_lines_add_up_to_their_order_to_the_penny(found: Found, truth: dict
     assert (truth["order_item_lines"], truth["returned_item_lines"]) == (lines, returned)
 
 
+def test_item_lines_name_the_category_of_their_article(found: Found) -> None:
+    category = dict(simulate(SMALL).catalogue.select("sku", "category").iter_rows())
+    items = [item for _, items in transactions_with_lines(found) for item in items]
+    assert {"purchased sku", "returned sku"} <= {key for item in items for key in item}
+    for item in items:
+        assert item["category"] == category[item.get("purchased sku") or item["returned sku"]]
+
+
 def test_truth_has_the_customers_of_the_export(export: Path, found: Found, truth: dict) -> None:
     orders: Counter[str] = Counter()
     revenue: Counter[str] = Counter()

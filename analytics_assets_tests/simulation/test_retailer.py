@@ -214,6 +214,26 @@ def test_repeat_orders_have_a_season_only_if_asked_for(season_on_orders: bool, l
     assert abs(december - even) < 4 * np.sqrt(even / len(days)) if lift == 1 else december > lift * even
 
 
+def test_four_in_five_consent_to_email_and_some_withdraw_it_later(company: Company) -> None:
+    said = company.properties.filter(pl.col("name") == "email consent").sort("at")
+    first = said.unique("identity", keep="first", maintain_order=True)
+    assert set(first["identity"]) == set(range(company.retailer.customers))
+    assert_mean((first["value"] == "yes").cast(pl.Float64).to_numpy(), 0.8)
+    later = said.join(first, on=["identity", "at"], how="anti")
+    assert (later["value"] == "no").all() and later["identity"].is_unique().all()
+    assert set(later["identity"]) <= set(first.filter(value="yes")["identity"])
+    assert 0.02 < later.height / company.retailer.customers < 0.8 * 0.05
+    assert (later["at"] < company.end_instant).all()
+
+
+def test_consent_is_drawn_beside_everything_else() -> None:
+    one, other = simulate(Retailer(customers=200)), simulate(Retailer(customers=200, consent_share=0.1, withdrawal_share=1.0))
+    for name in ("catalogue", "identities", "customers", "transactions", "items", "visits", "aliases"):
+        assert getattr(one, name).equals(getattr(other, name)), name
+    without = [shop.properties.filter(pl.col("name") != "email consent") for shop in (one, other)]
+    assert without[0].equals(without[1])
+
+
 def test_same_seed_same_company_and_another_seed_another() -> None:
     one, same, other = (simulate(Retailer(customers=200, seed=seed)) for seed in (1, 1, 2))
     for name in ("catalogue", "identities", "customers", "transactions", "items", "visits", "aliases", "properties"):
@@ -254,6 +274,7 @@ def test_extreme_companies_can_be_simulated(parameters: dict) -> None:
         ("taste", 1.5),
         ("return_probability", -0.1),
         ("guest_share", float("nan")),
+        ("consent_share", 1.1),
         ("visits_per_week", -1.0),
     ],
 )

@@ -39,6 +39,20 @@ PARAMETERS: dict[str, Any] = {
     "end_at": datetime(2026, 3, 30, 12, tzinfo=UTC),
     "window_seconds": 3600,
     "currency": "GBP",
+    "until": date(2026, 3, 29),
+    "history_half_life": 120.0,
+    "trend_half_life": 7.0,
+    "basket_cap": 4,
+    "minimum_baskets": 1,
+    "related_products": 3,
+    "buy_again_first": 1,
+    "products": 4,
+    "block_rows": 3,
+    "days_back": 2,
+    "most_customers": 5,
+    "trait": "trait 1",
+    "below": "c",
+    "cohort_by": "first order month",
 }
 
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -1,11 +1,13 @@
-"""Daily `customer_ltv`: the models of this folder applied to `orders` and `customers`."""
+"""Daily `customer_ltv` and `ltv_backtests`: the models of this folder applied to `orders` and `customers`."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -14,6 +16,9 @@ import pyarrow as pa
 
 from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.retail.customers.assets import CUSTOMERS
+from analytics_assets.retail.ltv.backtest import Refit, Serving, scored, summary_of
+from analytics_assets.retail.ltv.forecast import NotEnoughHistory
+from analytics_assets.retail.ltv.refits import Refits
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import Ltv
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
@@ -68,46 +73,70 @@ CUSTOMER_LTV = Table(
     partition_column="as_of_date",
 )
 
-MODEL = "MBG/NBD x Gamma-Gamma"
+LTV_BACKTESTS = Table(
+    name="ltv_backtests",
+    rows_are="day, currency, refit that was looked at for the day, earlier cut-off and candidate",
+    columns=(
+        Column("as_of_date", "DATE", "Business day of the forecast."),
+        Column("currency", "VARCHAR", "Currency of the amounts."),
+        Column("anchor", "DATE", "Day at whose end the models were refitted."),
+        Column(
+            "cut_off", "DATE", "Earlier day at whose end the test forecasts; NULL where nothing could be tested.", nullable=True
+        ),
+        Column("horizon_days", "BIGINT", "Days after the cut-off that were forecast; 0 where nothing could be tested.", "days"),
+        Column(
+            "candidate", "VARCHAR", "What forecasts: probabilistic, boosted trees, or the mean of both; none where no model fits."
+        ),
+        Column("customers", "BIGINT", "Customers known at the cut-off, in a sample of at most about 50,000.", nullable=True),
+        Column("factor", "DOUBLE", "Factor for level and season, as known at the cut-off; in expected_revenue.", nullable=True),
+        Column("expected_revenue", "DECIMAL(18,2)", "What they were expected to bring.", "currency", nullable=True),
+        Column("actual_revenue", "DECIMAL(18,2)", "What they brought.", "currency", nullable=True),
+        Column("bias", "DOUBLE", "Expected over actual revenue, less 1: negative is too low.", "-1 to infinity", nullable=True),
+        Column("mae", "DOUBLE", "Mean absolute error of a customer's revenue.", "currency", nullable=True),
+        Column("coverage", "DOUBLE", "Share of customers who ended up inside their interval.", "0 to 1", nullable=True),
+        Column("chosen", "BOOLEAN", "Whether this candidate of this refit makes the forecast of the day."),
+        Column("accepted", "BOOLEAN", "Whether the refit passed its backtest."),
+        Column("reason", "VARCHAR", "Why it passed or not."),
+    ),
+    key=("as_of_date", "currency", "anchor", "candidate", "cut_off"),
+    grain="day",
+    partition_column="as_of_date",
+)
+
+Serve = Callable[[str], Serving]
 
 
-def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv) -> tuple[pl.DataFrame, dict[str, object]]:
-    """The rows of one day, and the fitted parameters by currency.
+def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv, serve: Serve) -> tuple[pl.DataFrame, pa.Table, dict[str, str]]:
+    """The rows of `customer_ltv` and of `ltv_backtests` of one day, and a sentence on the forecast of each currency.
 
     Args:
         summary: one row per customer and currency, as `summary.sql` makes it; `purchase_days` is NULL without a purchase.
         day: the business day.
         settings: horizon, discount rate and coverage.
+        serve: gives the refit that serves the day in a currency; raises NotEnoughHistory where there is none.
 
     Customers who never bought (returns only, free orders) have an expected revenue of NULL and a lifetime value of
-    what they brought so far. Each currency is fitted by itself.
+    what they brought so far. Each currency has its own models.
     """
-    from analytics_assets.retail.ltv.forecast import CustomerSummary, NotEnoughHistory, fit, forecast
-
-    parts: list[pl.DataFrame] = []
-    parameters: dict[str, object] = {}
+    parts: list[pl.DataFrame] = [_without_forecast(summary.clear(), "")]
+    tests: list[dict[str, Any]] = []
+    sentences: dict[str, str] = {}
     for (currency,), rows in summary.partition_by("currency", as_dict=True, maintain_order=True).items():
         bought = rows.filter(pl.col("purchase_days").is_not_null())
-        never = rows.filter(pl.col("purchase_days").is_null())
-        parts.append(_without_forecast(never, "no purchase yet"))
-        days = bought["purchase_days"].cast(pl.Float64).to_numpy()
-        known = CustomerSummary(
-            frequency=days - 1,
-            recency_weeks=bought["recency_days"].to_numpy() / 7,
-            age_weeks=bought["age_days"].to_numpy() / 7,
-            purchase_days=days,
-            mean_spend=bought["net_revenue"].cast(pl.Float64).to_numpy() / days,
-        ) if len(bought) else None  # fmt: skip
+        parts.append(_without_forecast(rows.filter(pl.col("purchase_days").is_null()), "no purchase yet"))
         try:
-            if known is None:
-                raise NotEnoughHistory("nobody has bought yet")
-            model = fit(known)
-        except NotEnoughHistory as reason:
-            parts.append(_without_forecast(bought, f"not enough history: {reason}"))
-            parameters[str(currency)] = str(reason)
+            served = serve(str(currency))
+        except NotEnoughHistory as error:
+            reason = f"not enough history: {error}"
+            parts.append(_without_forecast(bought, reason))
+            tests.append(_untested(day, "none", True, reason) | {"currency": currency})
+            sentences[str(currency)] = reason
             continue
-        found = forecast(model, known, settings.horizon_days, settings.annual_discount_rate, settings.interval_coverage)
-        parameters[str(currency)] = {"purchases": str(model.purchases), "spend": str(model.spend)}
+        found, factors = scored(
+            served.refit, summary_of(bought), day,
+            settings.horizon_days, settings.annual_discount_rate, settings.interval_coverage,
+        )  # fmt: skip
+        outcome = "backtest passed" if served.refit.accepted else "backtest failed" if served.refit.tests else "not backtested"
         parts.append(
             bought.select("customer_id", "orders", "currency", "net_revenue").with_columns(
                 probability_alive=_rounded(found.probability_alive, 6),
@@ -115,15 +144,55 @@ def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv) -> tuple[pl.Da
                 expected_revenue=_money(found.expected_revenue),
                 expected_revenue_low=_money(found.expected_revenue_low),
                 expected_revenue_high=_money(found.expected_revenue_high),
-                model=pl.lit(MODEL),
+                model=pl.lit(f"{served.refit.candidate}, refit of {served.refit.anchor}, {outcome}"),
             )
         )
-    rows = pl.concat(parts, how="vertical_relaxed") if parts else _without_forecast(summary, "")
-    return rows.with_columns(
+        for refit in served.examined:
+            tests += [row | {"currency": currency} for row in _backtest_rows(refit, chosen=refit is served.refit)]
+        purchases = served.refit.model.purchases
+        at_bounds = f"; {', '.join(purchases.at_bounds)} at its bound" if purchases.at_bounds else ""
+        sentences[str(currency)] = (
+            f"{served.refit.candidate}, refitted as of {served.refit.anchor}, {outcome}: {served.refit.reason}. "
+            f"Revenue is multiplied by {factors.revenue.value:.3f} for level and season (known to about {factors.revenue.doubt:.0%}), "
+            f"orders by {factors.orders.value:.3f}. {purchases}{at_bounds}; {served.refit.model.spend}. "
+            + "".join(f"Passed over: refit of {r.anchor}: {r.reason}. " for r in served.examined if r is not served.refit)
+        )
+    values = pl.concat(parts, how="vertical_relaxed").with_columns(
         as_of_date=pl.lit(day),
         horizon_days=pl.lit(settings.horizon_days, pl.Int64),
         lifetime_value=pl.col("net_revenue") + pl.col("expected_revenue").fill_null(0),
-    ), parameters
+    )
+    return values, pa.Table.from_pylist([row | {"as_of_date": day} for row in tests], LTV_BACKTESTS.arrow_schema()), sentences
+
+
+def _backtest_rows(refit: Refit, chosen: bool) -> list[dict[str, Any]]:
+    if not refit.tests:
+        return [_untested(refit.anchor, refit.candidate, chosen, refit.reason)]
+    return [
+        {
+            "anchor": refit.anchor,
+            "cut_off": test.cut_off,
+            "horizon_days": refit.tested_days,
+            "candidate": test.candidate,
+            "customers": test.customers,
+            "factor": round(test.factor, 6),
+            "expected_revenue": Decimal(f"{test.expected_revenue:.2f}"),
+            "actual_revenue": Decimal(f"{test.actual_revenue:.2f}"),
+            "bias": round(test.expected_revenue / test.actual_revenue - 1, 6) if test.actual_revenue > 0 else None,
+            "mae": round(test.mae, 4),
+            "coverage": round(test.coverage, 6),
+            "chosen": chosen and test.candidate == refit.candidate,
+            "accepted": refit.accepted,
+            "reason": refit.reason,
+        }
+        for test in refit.tests
+    ]
+
+
+def _untested(anchor: date, candidate: str, chosen: bool, reason: str) -> dict[str, Any]:
+    return {
+        "anchor": anchor, "horizon_days": 0, "candidate": candidate, "chosen": chosen, "accepted": False, "reason": reason,
+    }  # fmt: skip
 
 
 def _rounded(values: np.ndarray, digits: int) -> pl.Series:
@@ -150,24 +219,39 @@ def customer_ltv(work: Work) -> Mapping[str, pa.Table]:
     """What each customer has brought, and what they are expected to bring within the horizon.
 
     How often a customer will buy comes from MBG/NBD (Batislam, Denizel and Filiztekin 2007), how much from Gamma-Gamma
-    (Fader and Hardie 2013). Both are fitted anew for every day, by maximum likelihood, on what was known at its end. Several
+    (Fader and Hardie 2013). Boosted trees redistribute that forecast where a kind of customer was misjudged before. Several
     orders on one day count as one purchase. Refunds are taken off the spend.
+
+    The models are refitted as of the first day of each month, and tested first: they forecast from earlier days, with what was
+    known then, and are held against what came true (`ltv_backtests`). Of the probabilistic forecast, the trees and the mean of
+    both, the one with the smallest error serves. The total is multiplied by a factor for level and season, learned from the
+    same tests. A refit whose total was off by more than a quarter, or that was no better than giving all customers the same, is
+    passed over for that of the month before, or the one before that; where none passed, the newest serves, and says so.
 
     Lifetime value = net revenue so far + expected revenue. The interval says what a single customer may bring: about eight
     of ten end up inside (`[ltv] interval_coverage`). It widens with chance, not with doubt about the model.
 
-    Read it as a ranking first and as money second: single customers scatter widely, sums over many do not.
+    Read it as a ranking first and as money second: single customers scatter widely, sums over many do not. A shop's first
+    Christmas is not foreseen: nothing in its own past says that it comes.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
     as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
     work.read(IDENTITIES, as_of, in_memory=True)
     work.read(CUSTOMERS, as_of, in_memory=True)
-    days = []
+    refits = Refits(work)
+    settings = work.settings.ltv
+    values, tests = [], []
+    sentences: dict[str, str] = {}
     for day in work.days:
-        rows, parameters = forecast_day(work.sql(_HERE / "summary.sql", as_of=day).pl(), day, work.settings.ltv)
-        days.append(work.rows_of(CUSTOMER_LTV, rows.to_arrow()))
-    work.metadata["model"] = dg.MetadataValue.json(parameters)
-    return {CUSTOMER_LTV.name: pa.concat_tables(days)}
+
+        def serve(currency: str, day: date = day) -> Serving:
+            return refits.serving(day, currency, settings.horizon_days)
+
+        rows, tested, sentences = forecast_day(work.sql(_HERE / "summary.sql", as_of=day).pl(), day, settings, serve)
+        values.append(work.rows_of(CUSTOMER_LTV, rows.to_arrow()))
+        tests.append(work.rows_of(LTV_BACKTESTS, tested))
+    work.metadata |= {f"forecast in {currency}": sentence for currency, sentence in sentences.items()}
+    return {CUSTOMER_LTV.name: pa.concat_tables(values), LTV_BACKTESTS.name: pa.concat_tables(tests)}
 
 
 def plot_ranking(work: Work, rows: pa.Table) -> bytes:
@@ -199,7 +283,7 @@ def customer_ltv_asset(platform: Platform, condition: dg.AutomationCondition) ->
     """The daily asset `customer_ltv`."""
     return table_asset(
         platform,
-        (CUSTOMER_LTV,),
+        (CUSTOMER_LTV, LTV_BACKTESTS),
         customer_ltv,
         needs=[Needs("orders", as_of=True), Needs("identities"), Needs("customers")],
         audits=[
@@ -221,7 +305,14 @@ def customer_ltv_asset(platform: Platform, condition: dg.AutomationCondition) ->
                 GROUP BY as_of_date, currency HAVING count(*) FILTER (source = 'customers') <> count(*) FILTER (source = 'ltv')""",
             ),
         ],
-        settings=("ltv",),
+        warnings=[
+            Audit(
+                "served_by_a_tested_model",
+                "The refit that serves passed its backtest; if not, the forecast is published all the same, and its model column says so.",
+                "SELECT as_of_date, currency, anchor, reason FROM rows_of_ltv_backtests WHERE chosen AND NOT accepted",
+            )
+        ],
+        settings=("ltv", "identity"),
         group="retail",
         plot=plot_ranking,
         condition=condition,

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, gammaln, hyp2f1, psi
 
 Floats = NDArray[np.float64]
@@ -177,6 +176,7 @@ def bounded_maximum(
     ridge: 8 of 200 samples with 30 repeat buyers stopped at a gradient above 1e-4 with 1e-13, and none without.
     Raises ValueError if the gradient, projected on the bounds, does not vanish.
     """
+    from scipy.optimize import minimize
 
     def loss(log_parameters: Floats) -> tuple[float, Floats]:
         value, gradient = log_likelihood(log_parameters)

@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from analytics_assets.retail.ltv import bg_nbd, gamma_gamma
 from analytics_assets.retail.ltv.bg_nbd import Floats
+from analytics_assets_tests.benchmarks import ltv as benchmark
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,19 @@ def simulate() -> Simulate:
         return Cohort(repeats, recency, age, mean, np.full(customers, np.nan), later, later_spend)
 
     return simulated
+
+
+@pytest.fixture(scope="session")
+def cdnow_purchases() -> pl.DataFrame:
+    """All customers of CDNOW, to 1998-06-30."""
+    if find_spec("lifetimes") is None:
+        pytest.skip("the CDNOW data come with the package lifetimes, which is not installed")
+    return benchmark.cdnow_purchases()
+
+
+@pytest.fixture(scope="session")
+def online_retail_purchases() -> pl.DataFrame:
+    """UCI Online Retail, to 2011-12-09."""
+    if not benchmark.ONLINE_RETAIL.exists():
+        pytest.skip("the Online Retail data are not here: they lie in the folder shared beside the project")
+    return benchmark.online_retail_purchases()

@@ -1,0 +1,381 @@
+"""The assets that go out: `email_campaign` and `onsite_recommendations`, both behind the gate."""
+
+import contextlib
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from analytics_assets.activation.campaign import (
+    BUY_AGAIN_SHARE,
+    Contacts,
+    SuppressionError,
+    broken_promises,
+    csv_parts,
+    make_campaign,
+    read_suppressed,
+)
+from analytics_assets.activation.gate import HeldBack, models_not_accepted, newest_due_day, reasons_to_hold, recommenders_tested
+from analytics_assets.activation.generations import Channel, Generation
+from analytics_assets.activation.onsite import (
+    CUSTOMERS_A_BLOCK,
+    entries,
+    onsite_channel,
+    publish_to_redis,
+    redis_url,
+    write_lines,
+)
+from analytics_assets.activation.onsite import LOCK as ONSITE_LOCK
+from analytics_assets.activation.sends import LOCK as EMAIL_LOCK
+from analytics_assets.activation.sends import email_channel, last_send, sent_days
+from analytics_assets.events.tables import IDENTITIES, TRAITS
+from analytics_assets.home import Home
+from analytics_assets.partitions import all_earlier_days
+from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS
+from analytics_assets.retail.orders.assets import ORDER_ITEMS
+from analytics_assets.retail.recommendations.assets import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
+from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS
+from analytics_assets.warehouse.assets import FILL, RETRIES, Platform, Work, code_version, only_passing_faults_retried
+from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.tables import Table
+
+_HERE = Path(__file__).parent
+LISTS = ("buy_again", "discover")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was written into a folder: rows of each file, facts that belong to the content, and figures for the asset's page."""
+
+    rows: dict[str, int]
+    content: dict[str, Any]
+    figures: dict[str, Any]
+
+
+def email_campaign(work: Work, day: date, folder: Path) -> Made:
+    """The e-mail list of the next morning: who gets it, and which products stand in it.
+
+    `recipients.csv` and `recipients.parquet` have one row per address: `email`, `external_id` (the customer), `segment`,
+    `value_band`, `rec_count` and `rec_1_id`, `rec_1_name`, ... in the layout that Klaviyo and Braze import as it is; a CSV beyond
+    50 MB goes on in `recipients-2.csv`. `delta` holds those whose row differs from the last one sent, `removed` those who got
+    the last one and must not get this one, `holdout.parquet` the fixed share that is left out so that the effect can be measured.
+    `manifest.json` has rows and SHA-256 of each file, and how many were left out, and why.
+
+    Value bands: the first tenth by lifetime value is high, the next three tenths medium. One product in four is for buying
+    again, the others are new to the customer. Who has not consented, is suppressed or is held out is on no list.
+
+    Read it as a proposal until `analytics-assets sent DATE` has recorded it: that is what the next delta compares with.
+    """
+    activation, names = work.settings.activation, work.settings.customers
+    tested = [*_recommenders(work, day), *work.sql(_HERE / "ltv_models.sql", as_of=day).fetchall()]
+    if reasons := models_not_accepted(tested, (*LISTS, f"lifetime value in {work.settings.business.currency}"), day):
+        raise HeldBack(reasons)
+    try:
+        suppressed, suppression_digest = read_suppressed(activation.suppression_file)
+    except SuppressionError as error:
+        raise HeldBack([str(error)]) from None
+    products = activation.products_per_email
+    rows = lambda file, **more: work.sql(_HERE / f"{file}.sql", as_of=day, **more).pl()  # noqa: E731
+    contacts = Contacts(
+        standing=rows("standing", currency=work.settings.business.currency),
+        traits=rows("contact_traits"),
+        identities=rows("named_identities"),
+        picks=rows("picks", products=products, buy_again_first=products // BUY_AGAIN_SHARE),
+        product_names=rows("product_names"),
+        suppressed=suppressed,
+    )
+    last = last_send(work.platform, activation.campaign, day)
+    campaign = make_campaign(contacts, last, activation, names)
+    if broken := broken_promises(campaign.recipients, contacts, activation, names):
+        raise HeldBack([f"the list would break a promise: {text}" for text in broken])
+    files = {"holdout.parquet": campaign.holdout.height}
+    campaign.holdout.write_parquet(folder / "holdout.parquet")
+    for stem, frame in (("recipients", campaign.recipients), ("delta", campaign.delta), ("removed", campaign.removed)):
+        frame.write_parquet(folder / f"{stem}.parquet")
+        files[f"{stem}.parquet"] = frame.height
+        for number, (part, text) in enumerate(csv_parts(frame), 1):
+            name = f"{stem}.csv" if number == 1 else f"{stem}-{number}.csv"
+            (folder / name).write_bytes(text)
+            files[name] = part.height
+    counts = {"recipients": campaign.recipients.height, "left_out": campaign.left_out}
+    delta = {"changed_since_last_send": campaign.delta.height, "removed_since_last_send": campaign.removed.height}
+    content = {
+        "campaign": activation.campaign,
+        **counts,
+        "delta_since": last.day.isoformat() if last.day else None,
+        "unchanged": campaign.recipients.height - campaign.delta.height,
+        "suppression_file_sha256": suppression_digest,
+    }
+    return Made(files, content, {"dagster/row_count": campaign.recipients.height, **counts, **delta})
+
+
+def onsite_recommendations(work: Work, day: date, folder: Path) -> Made:
+    """Recommendations by key for the site: `customers.jsonl` and `products.jsonl`, a JSON object a line.
+
+    A customer's line has both lists, best first, each product with its reason; a product's line has what to show beside it.
+    `activation/onsite/current` leads to the newest generation and is switched in one step. Where ANALYTICS_REDIS_URL names a
+    server, the same lines stand there under `analytics:onsite:<generation>:customer:<id>` and `…:product:<id>`, and
+    `analytics:onsite:current` holds the generation to read; it moves once all keys are there. Keys live for
+    `[activation] onsite_hours_to_live`: a site that finds none shows what it shows to strangers.
+
+    Read `status.json` for the age of what is being served.
+    """
+    if reasons := models_not_accepted(_recommenders(work, day), LISTS, day):
+        raise HeldBack(reasons)
+    found = work.sql(_HERE / "customer_blocks.sql", as_of=day, block_rows=CUSTOMERS_A_BLOCK).fetchall()
+    firsts = [first for (first,) in found]
+    customers = (
+        work.sql(_HERE / "customer_lists.duckdb.sql", as_of=day, first_id=first, next_first_id=after)
+        for first, after in zip(firsts, [*firsts[1:], None], strict=False)
+    )
+    products = work.sql(_HERE / "product_lists.duckdb.sql", as_of=day)
+    rows = {
+        "customers.jsonl": write_lines(customers, folder / "customers.jsonl"),
+        "products.jsonl": write_lines([products], folder / "products.jsonl"),
+    }
+    if not all(rows.values()):
+        raise HeldBack([f"{name} would be empty for {day}" for name, count in rows.items() if not count])
+    return Made(rows, {}, {"dagster/row_count": sum(rows.values()), **rows})
+
+
+def _recommenders(work: Work, day: date) -> list[tuple[str, bool, str]]:
+    return recommenders_tested(work.sql(_HERE / "chosen_recommenders.sql", as_of=day).fetchall())
+
+
+def _release_onsite(platform: Platform, generation: Generation) -> dict[str, Any]:
+    channel, url = onsite_channel(platform.home), redis_url()
+    served = "no (ANALYTICS_REDIS_URL is not set)"
+    if url:
+        leads = publish_to_redis(url, generation.name, entries(generation), platform.settings.activation.onsite_hours_to_live)
+        served = "yes" if leads else "no: it serves a newer day"
+    channel.show(generation)
+    channel.show_as_current(generation)
+    return {"served by Redis": served}
+
+
+def _was_sent(platform: Platform, day: date) -> bool:
+    """Whether a day's list, of the campaign that it was made for, has been handed over."""
+    made = email_channel(platform.home).generation(day)
+    campaign = made.manifest["campaign"] if made else platform.settings.activation.campaign
+    return day in sent_days(platform, campaign)
+
+
+def _release_email(platform: Platform, generation: Generation) -> dict[str, Any]:
+    email_channel(platform.home).show(generation)
+    return {}
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """One way out: what is written for a day, from which tables, and what makes it visible.
+
+    `make` writes a day's folder and its docstring is the asset's page; `release` shows a sealed generation and gives figures
+    for the page; a day that `is_final` is never made again. `day_tables` are read for the day alone, `history_tables` for all days
+    up to it.
+    """
+
+    make: Callable[[Work, date, Path], Made]
+    release: Callable[[Platform, Generation], dict[str, Any]]
+    is_final: Callable[[Platform, date], bool]
+    channel: Callable[[Home], Channel]
+    lock: str
+    day_tables: tuple[Table, ...]
+    history_tables: tuple[Table, ...]
+    settings: tuple[str, ...]
+    format: str
+    columns: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The asset's name."""
+        return self.make.__name__
+
+
+EMAIL = Outlet(
+    make=email_campaign,
+    release=_release_email,
+    is_final=_was_sent,
+    channel=email_channel,
+    lock=EMAIL_LOCK,
+    day_tables=(CUSTOMER_LTV, LTV_BACKTESTS, CUSTOMER_SEGMENTS, RECOMMENDATIONS, RECOMMENDATION_QUALITY, IDENTITIES),
+    history_tables=(TRAITS, ORDER_ITEMS),
+    settings=("activation", "customers", "business.currency"),
+    format="csv",
+    columns={
+        "email": "The address, lower case; each once.",
+        "external_id": "The customer: the most valuable one with this address.",
+        "segment": "RFM segment in the customer's main currency.",
+        "value_band": "`high` (first tenth by lifetime value), `medium` (next three tenths) or `low`.",
+        "rec_count": "How many products follow; loop over these and no further.",
+        "rec_1_id": "The first product; `rec_2_id` ... alike.",
+        "rec_1_name": "Its name; `rec_2_name` ... alike.",
+    },
+)
+ONSITE = Outlet(
+    make=onsite_recommendations,
+    release=_release_onsite,
+    is_final=lambda platform, day: False,
+    channel=onsite_channel,
+    lock=ONSITE_LOCK,
+    day_tables=(RECOMMENDATIONS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY),
+    history_tables=(),
+    settings=("activation",),
+    format="json",
+    columns={
+        "customer_id or product_id": "The key.",
+        "buy_again, discover or related": "Products, best first, each with `product_id` and `reason`.",
+    },
+)
+
+
+def email_campaign_asset(
+    platform: Platform, condition: dg.AutomationCondition, inputs: Sequence[dg.AssetsDefinition]
+) -> dg.AssetsDefinition:
+    """The daily asset `email_campaign`.
+
+    `inputs`: the assets traits, identities, order_items, customer_ltv, customer_segments and recommendations, whose days and
+    checks the gate looks at.
+    """
+    return _asset(platform, condition, inputs, EMAIL)
+
+
+def onsite_recommendations_asset(
+    platform: Platform, condition: dg.AutomationCondition, inputs: Sequence[dg.AssetsDefinition]
+) -> dg.AssetsDefinition:
+    """The daily asset `onsite_recommendations`.
+
+    `inputs`: the asset recommendations, whose days and checks the gate looks at.
+    """
+    return _asset(platform, condition, inputs, ONSITE)
+
+
+def _asset(
+    platform: Platform, condition: dg.AutomationCondition, inputs: Sequence[dg.AssetsDefinition], outlet: Outlet
+) -> dg.AssetsDefinition:
+    name, channel = outlet.name, outlet.channel(platform.home)
+
+    @dg.asset(
+        name=name,
+        description=inspect.getdoc(outlet.make),
+        partitions_def=platform.clock.days,
+        deps=[_dep(asset) for asset in inputs],
+        check_specs=[dg.AssetCheckSpec("may_go_out", asset=name, blocking=True, description=_MAY_GO_OUT)],
+        retry_policy=RETRIES,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        code_version=code_version(platform, outlet.make, (), outlet.settings),
+        automation_condition=condition,
+        group_name="activation",
+        owners=["team:analytics"],
+        tags={FILL: "newest"},
+        kinds={"duckdb", outlet.format},
+        metadata={
+            "dagster/column_schema": dg.TableSchema(
+                columns=[dg.TableColumn(column, "string", description=meaning) for column, meaning in outlet.columns.items()]
+            ),
+            "folder": dg.MetadataValue.path(str(channel.root)),
+        },
+    )
+    def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        started = time.monotonic()
+        bounds = context.partition_time_window
+        window = platform.clock.window(bounds.start, bounds.end)
+        figures: dict[str, Any] = {}
+        with only_passing_faults_retried(name), platform.home.lock(outlet.lock), engine() as connection:
+            work = Work(platform, window, connection, context.log)
+            for day in work.days:
+                if outlet.is_final(platform, day):
+                    figures = {"sent": f"the list of {day} has been sent and stays as it is"}
+                    continue
+                try:
+                    with _status_kept(platform, channel, day):
+                        figures = _make_day(context, outlet, work, inputs, day)
+                except HeldBack as held:
+                    details: dict[str, Any] = {"partitions": day.isoformat(), "reasons": held.reasons}
+                    yield dg.AssetCheckResult(check_name="may_go_out", passed=False, metadata=details)
+                    newest = channel.newest()
+                    stands = f"What is out is of {newest.day}." if newest else "Nothing has gone out yet."
+                    text = f"{name} {day} is held back: {held}. {stands}"
+                    raise dg.Failure(text, metadata={"reasons": held.reasons}, allow_retries=False) from None
+        span = f"{window.first_day}" if window.first_day == window.last_day else f"{window.first_day} to {window.last_day}"
+        yield dg.AssetCheckResult(check_name="may_go_out", passed=True, metadata={"partitions": span})
+        yield dg.MaterializeResult(metadata={**figures, "seconds": round(time.monotonic() - started, 3)})
+
+    return asset
+
+
+_MAY_GO_OUT = (
+    "Inputs are there, newer than what they are made of, and passed their checks; the models passed their tests; the lists keep "
+    "their promises."
+)
+
+
+def _dep(asset: dg.AssetsDefinition) -> dg.AssetDep:
+    """As-of tables are read for the day alone, tables of events for all days up to it."""
+    as_of_table = asset.tags_by_key[asset.key][FILL] != "all"
+    return dg.AssetDep(asset.key, partition_mapping=None if as_of_table else all_earlier_days())
+
+
+@contextlib.contextmanager
+def _status_kept(platform: Platform, channel: Channel, day: date) -> Iterator[None]:
+    """Bring `status.json` up to what came of a day."""
+    due = newest_due_day(platform.clock)
+    try:
+        yield
+    except HeldBack as held:
+        channel.write_status(due, day, held.reasons)
+        raise
+    except OSError as error:
+        # On a full disk there may be no room for the status either.
+        with contextlib.suppress(OSError):
+            channel.write_status(due, day, [error.strerror or str(error)])
+        raise
+    channel.write_status(due, day, [])
+
+
+def _make_day(
+    context: dg.AssetExecutionContext, outlet: Outlet, work: Work, inputs: Sequence[dg.AssetsDefinition], day: date
+) -> dict[str, Any]:
+    if reasons := reasons_to_hold(context.instance, inputs, day):
+        raise HeldBack(reasons)
+    for table in outlet.day_tables:
+        work.read(table, f"{table.partition_column} = '{day}'")
+    for table in outlet.history_tables:
+        work.read(table, f"{table.partition_column} <= '{day}'")
+    channel = outlet.channel(work.platform.home)
+    with channel.building() as folder:
+        made = outlet.make(work, day, folder)
+        content = {"data_through": work.platform.clock.begins(day + timedelta(days=1)).isoformat(), **made.content}
+        circumstances = {
+            "run_id": context.run.run_id,
+            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "inputs": {table: pin.version for table, pin in sorted(work.pins.items())},
+        }
+        generation = channel.seal(folder, day, made.rows, content, circumstances)
+    figures = outlet.release(work.platform, generation)
+    path = dg.MetadataValue.path(str(channel.root / day.isoformat()))
+    return {"generation": generation.name, "folder": path, **made.figures, **figures}
+
+
+def activation_checks(platform: Platform) -> list[dg.AssetChecksDefinition]:
+    """One check a way out: what is out is of the day that is due. Run them at any time; they also renew the age in `status.json`."""
+    return [_is_current(platform, outlet) for outlet in (EMAIL, ONSITE)]
+
+
+def _is_current(platform: Platform, outlet: Outlet) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=outlet.name,
+        name="is_current",
+        description="What is out is of the business day that is due by now. If not: how old it is, and why the newer one is held.",
+    )
+    def is_current() -> dg.AssetCheckResult:
+        status = outlet.channel(platform.home).write_status(newest_due_day(platform.clock))
+        return dg.AssetCheckResult(
+            passed=status["state"] == "current", metadata={key: str(value) for key, value in status.items()}
+        )
+
+    return is_current

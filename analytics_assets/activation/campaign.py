@@ -1,0 +1,309 @@
+"""Who gets the e-mail of a day, with what in it, and what changed since the last one: pure functions, no Dagster, no files written.
+
+The columns are those that two senders import as they are:
+
+* Klaviyo (Help Center, "How to create and add subscribers to a new list" and "Troubleshooting list imports"): CSV of at most
+  50 MB, the address in the first column, every other column a custom property, no address twice.
+* Braze (Docs, "CSV import"): headers `email` and `external_id` exactly so, every other column a custom attribute, at most
+  500 MB. A blank cell leaves the old value in the profile: a template loops over `rec_count`, never over all columns.
+  Imported text is not escaped, so product names carry no angle brackets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from analytics_assets.settings import Activation, Customers
+
+KLAVIYO_BYTES = 50_000_000
+BUY_AGAIN_SHARE = 4
+"""One place in so many is for what the customer buys again; the others show what is new to them."""
+ADDRESS = r"^[^\s@,;:<>()\[\]\"\\]+@[^\s@,;:<>()\[\]\"\\.]+(\.[^\s@,;:<>()\[\]\"\\.]+)+$"
+
+
+class SuppressionError(Exception):
+    """The suppression file cannot be relied on; nothing goes out. The message holds no address."""
+
+
+@dataclass(frozen=True)
+class Contacts:
+    """What is known of people on the evening of a day.
+
+    `standing`: customer_id, segment, value_band, place, customers (`standing.sql`). `traits`: customer_id, trait, value,
+    said_second (`contact_traits.sql`). `identities`: customer_id, identity (`named_identities.sql`). `picks`: customer_id, place,
+    product_id (`picks.sql`). `product_names`: product_id, product_name. `suppressed`: lower-case addresses and customer ids.
+    """
+
+    standing: pl.DataFrame
+    traits: pl.DataFrame
+    identities: pl.DataFrame
+    picks: pl.DataFrame
+    product_names: pl.DataFrame
+    suppressed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class LastSend:
+    """What was sent last in this campaign before the day: address_hash and row_digest of every recipient."""
+
+    day: date | None
+    rows: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The frames of a day, each ordered by address.
+
+    `recipients` has one row per address; `holdout` the same columns for those left out on purpose; `delta` the recipients
+    whose row differs from the one sent last; `removed` (email, external_id, reason) those who got the last one and must not get
+    this one. `left_out` counts customers by reason; with the recipients they add up to all customers of the day.
+    """
+
+    recipients: pl.DataFrame
+    holdout: pl.DataFrame
+    delta: pl.DataFrame
+    removed: pl.DataFrame
+    left_out: dict[str, int]
+
+
+def read_suppressed(file: Path | None) -> tuple[frozenset[str], str | None]:
+    """Addresses and customer ids that get nothing, in lower case, and the SHA-256 of the file.
+
+    Raises:
+        SuppressionError: the file cannot be read, or a line holds an address and something else beside it.
+    """
+    if file is None:
+        return frozenset(), None
+    path = file.expanduser().resolve()
+    try:
+        content = path.read_bytes()
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuppressionError(
+            f"the suppression file {path} cannot be read ({type(error).__name__}); correct suppression_file under [activation]"
+        ) from None
+    entries = [line.strip().strip('"').lower() for line in lines]
+    for number, entry in enumerate(entries, 1):
+        if "@" in entry and any(character in entry for character in ",;\t "):
+            raise SuppressionError(f"{path}:{number}: one address or customer id a line, and nothing beside it")
+    return frozenset(entries) - {""}, hashlib.sha256(content).hexdigest()
+
+
+def is_held_out(customer_id: str, share: float) -> bool:
+    """Whether a customer belongs to the fixed share that gets no campaign.
+
+    The first 64 bits of SHA-256 as a number between 0 and 1: the same on every day and machine, and a larger share keeps all
+    those of a smaller one.
+    """
+    return int.from_bytes(hashlib.sha256(f"holdout {customer_id}".encode()).digest()[:8]) < share * 2**64
+
+
+def make_campaign(contacts: Contacts, last: LastSend, activation: Activation, customers: Customers) -> Campaign:
+    """Choose the recipients of a day.
+
+    Consent, suppression and holdout belong to an address, not to one of the customers who share it: whoever of them refused,
+    is suppressed or held out decides for all. The row is that of the most valuable one (place in the currency; ties: the
+    smallest id). Who has said nothing has not consented; who refused gets nothing even where no consent is required.
+    """
+    people = _people(contacts, activation, customers)
+    chosen = people.drop_nulls("email").unique("email", keep="first", maintain_order=True)
+    rows = _with_products(chosen, contacts, activation.products_per_email)
+    reason = (
+        pl.when("suppressed").then(pl.lit("suppressed"))
+        .when(~pl.col("consents")).then(pl.lit("no consent"))
+        .when(pl.col("rec_count") == 0).then(pl.lit("no products"))
+        .when("held_out").then(pl.lit("holdout"))
+    )  # fmt: skip
+    rows = rows.with_columns(reason=reason).sort("email")
+    columns = ["email", "external_id", "segment", "value_band", "rec_count", *_product_columns(activation.products_per_email)]
+    recipients = rows.filter(pl.col("reason").is_null()).select(columns)
+    unchanged = row_digests(recipients if last.day else recipients.clear()).join(
+        last.rows, on=["address_hash", "row_digest"], how="semi"
+    )
+    counts = dict(rows.drop_nulls("reason").group_by("reason").len().rows())
+    no_address = people["email"].null_count()
+    return Campaign(
+        recipients=recipients,
+        holdout=rows.filter(reason="holdout").select(columns),
+        delta=recipients.join(unchanged, on="email", how="anti", maintain_order="left"),
+        removed=_removed(contacts, customers, rows, last),
+        left_out={
+            "no address": no_address,
+            "address of another customer": people.height - no_address - rows.height,
+            **{name: counts.get(name, 0) for name in ("suppressed", "no consent", "no products", "holdout")},
+        },
+    )
+
+
+def _people(contacts: Contacts, activation: Activation, customers: Customers) -> pl.DataFrame:
+    """One row per customer, most valuable first, with their address and what holds for all who share it."""
+    # Of two answers within one second the refusal counts; of two addresses the first in the alphabet.
+    consent = (
+        _latest(contacts.traits, customers.consent)
+        .group_by("customer_id")
+        .agg(agrees=pl.col("value").is_in(list(activation.consent_means)).all())
+    )
+    told = (
+        _latest(contacts.traits.filter(_folded("value").str.contains(ADDRESS)), customers.email)
+        .group_by("customer_id")
+        .agg(told=pl.col("value").min())
+    )
+    # The name that the customer goes by, before others.
+    named = (
+        _usable(contacts.identities)
+        .sort(pl.col("address") != _folded("customer_id"), "address")
+        .unique("customer_id", keep="first", maintain_order=True)
+        .select("customer_id", named="address")
+    )
+    suppressed = list(contacts.suppressed)
+    held_out = [is_held_out(who, activation.holdout_share) for who in contacts.standing["customer_id"]]
+    agrees, refuses = pl.col("agrees").any(), (~pl.col("agrees")).any()
+    return (
+        contacts.standing.with_columns(held_out=pl.Series(held_out, dtype=pl.Boolean))
+        .join(consent, on="customer_id", how="left")
+        .join(told, on="customer_id", how="left")
+        .join(named, on="customer_id", how="left")
+        .sort(pl.col("place") / pl.col("customers"), "customer_id")
+        .with_columns(email=pl.coalesce("told", "named"))
+        .with_columns(
+            suppressed=(pl.col("email").is_in(suppressed) | _folded("customer_id").is_in(suppressed)).any().over("email"),
+            held_out=pl.col("held_out").any().over("email"),
+            consents=((agrees if activation.consent_required else pl.lit(True)) & ~refuses).over("email"),
+        )
+    )
+
+
+def _folded(column: str) -> pl.Expr:
+    return pl.col(column).str.strip_chars().str.to_lowercase()
+
+
+def _latest(traits: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The newest value of any of these traits of each customer, in lower case; several where a second saw several."""
+    of_names = traits.filter(pl.col("trait").is_in(list(names))).with_columns(_folded("value"))
+    return of_names.filter(pl.col("said_second") == pl.col("said_second").max().over("customer_id"))
+
+
+def _usable(identities: pl.DataFrame) -> pl.DataFrame:
+    return identities.with_columns(address=_folded("identity")).filter(pl.col("address").str.contains(ADDRESS))
+
+
+_PRODUCT_COLUMNS = (("product_id", "id"), ("name", "name"))
+
+
+def _product_columns(count: int) -> list[str]:
+    return [f"rec_{place}_{what}" for place in range(1, count + 1) for _, what in _PRODUCT_COLUMNS]
+
+
+def _with_products(rows: pl.DataFrame, contacts: Contacts, count: int) -> pl.DataFrame:
+    """The rows with `rec_count` and the columns of each place; blank where there are fewer products."""
+    names = contacts.product_names.select(
+        "product_id",
+        name=pl.col("product_name")
+        .str.replace_all(r"[\s\p{C}]+", " ")
+        .str.strip_chars()
+        .str.replace_many(["<", ">"], ["‹", "›"]),
+    )
+    wide = (
+        contacts.picks.join(rows.select("customer_id"), on="customer_id", how="semi")
+        .join(names, on="product_id", how="left", maintain_order="left")
+        .with_columns(name=pl.coalesce("name", "product_id"))
+        .pivot("place", on_columns=range(1, count + 1), index="customer_id", values=["product_id", "name"], maintain_order=True)
+        .rename(
+            {f"{column}_{place}": f"rec_{place}_{what}" for place in range(1, count + 1) for column, what in _PRODUCT_COLUMNS}
+        )
+    )
+    counted = wide.with_columns(rec_count=pl.sum_horizontal(pl.col("^rec_.*_id$").is_not_null().cast(pl.Int64)))
+    return (
+        rows.join(counted, on="customer_id", how="left")
+        .rename({"customer_id": "external_id"})
+        .with_columns(pl.col("rec_count").fill_null(0))
+    )
+
+
+def address_hash(address: str) -> str:
+    """SHA-256 of a lower-case address, in hex: what the ledger knows of it."""
+    return hashlib.sha256(address.encode()).hexdigest()
+
+
+def row_digests(rows: pl.DataFrame) -> pl.DataFrame:
+    """email, address_hash and row_digest (SHA-256 over names and values of all columns) of each row."""
+    digests = rows.select(row=pl.struct(pl.all()).struct.json_encode())["row"] if rows.height else pl.Series([], dtype=pl.String)
+    return pl.DataFrame(
+        {
+            "email": rows["email"],
+            "address_hash": [address_hash(address) for address in rows["email"]],
+            "row_digest": [hashlib.sha256(text.encode()).hexdigest() for text in digests],
+        },
+        schema={"email": pl.String, "address_hash": pl.String, "row_digest": pl.String},
+    )
+
+
+def _removed(contacts: Contacts, customers: Customers, rows: pl.DataFrame, last: LastSend) -> pl.DataFrame:
+    """Who was written to last time and is not now, as far as the address is still known of anybody."""
+    if last.rows.is_empty():
+        return pl.DataFrame(schema={"email": pl.String, "external_id": pl.String, "reason": pl.String})
+    told = contacts.traits.filter(pl.col("trait").is_in(list(customers.email))).select("customer_id", address=_folded("value"))
+    known = (
+        pl.concat([told, _usable(contacts.identities).select("customer_id", "address")])
+        .sort("address", "customer_id")
+        .unique("address", keep="first", maintain_order=True)
+    )
+    hashes = pl.Series("address_hash", [address_hash(address) for address in known["address"]], dtype=pl.String)
+    return (
+        known.with_columns(hashes)
+        .join(last.rows, on="address_hash", how="semi")
+        .join(rows.filter(pl.col("reason").is_null()), left_on="address", right_on="email", how="anti")
+        .join(rows.select("email", "reason"), left_on="address", right_on="email", how="left")
+        .select(email="address", external_id="customer_id", reason=pl.col("reason").fill_null("no longer their address"))
+        .sort("email")
+    )
+
+
+def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Activation, customers: Customers) -> list[str]:
+    """What a finished list must never be, looked up row by row and not by the way in which it was made; no text names anybody."""
+    by_address: dict[str, set[str]] = {}
+    answers: dict[str, tuple[int, bool]] = {}
+    for who, identity in contacts.identities.select("customer_id", "identity").iter_rows():
+        by_address.setdefault(identity.strip().lower(), set()).add(who)
+    for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
+        if trait in customers.email:
+            by_address.setdefault(value.strip().lower(), set()).add(who)
+        if trait in customers.consent:
+            agrees = value.strip().lower() in activation.consent_means
+            before = answers.get(who, (-1, True))
+            if second > before[0] or (second == before[0] and not agrees):
+                answers[who] = (second, agrees)
+    addresses = recipients["email"].to_list()
+    refused = [who for who in recipients["external_id"] if who in answers and not answers[who][1]]
+    silent = [
+        address
+        for address, who in recipients.select("email", "external_id").iter_rows()
+        if not any(other in answers for other in by_address.get(address, set()) | {who})
+    ]
+    held = [who for who in recipients["external_id"] if is_held_out(who, activation.holdout_share)]
+    found = {
+        "addresses stand there twice": len(addresses) - len({address.lower() for address in addresses}),
+        "customers stand there twice": recipients.height - recipients["external_id"].n_unique(),
+        "are no addresses": sum(address.count("@") != 1 or " " in address for address in addresses),
+        "are suppressed": sum(address in contacts.suppressed for address in addresses)
+        + sum(who.lower() in contacts.suppressed for who in recipients["external_id"]),
+        "refused": len(refused),
+        "never consented": len(silent) if activation.consent_required else 0,
+        "belong to the holdout": len(held),
+    }
+    return [f"{count} {what}" for what, count in found.items() if count]
+
+
+def csv_parts(rows: pl.DataFrame, limit: int = KLAVIYO_BYTES) -> Sequence[tuple[pl.DataFrame, bytes]]:
+    """The rows as UTF-8 CSV with a header, in as many parts as it takes to stay within `limit` bytes each."""
+    text = rows.write_csv(line_terminator="\n").encode()
+    if len(text) <= limit or rows.height < 2:
+        return [(rows, text)]
+    middle = rows.height // 2
+    return [*csv_parts(rows[:middle], limit), *csv_parts(rows[middle:], limit)]

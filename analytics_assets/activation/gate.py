@@ -1,0 +1,140 @@
+"""The gate: nothing goes out unless its inputs are fresh, sound and made by models that passed their test.
+
+It reads Dagster's record (what was computed when, which checks passed) and the tables of the models' tests. It says every
+reason at once, in plain words; whoever asks it holds the last good generation while there is one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import date, timedelta
+
+import dagster as dg
+from dagster import DagsterEventType
+
+from analytics_assets.operations.freshness import DUE_AFTER
+from analytics_assets.partitions import BusinessClock
+from analytics_assets.retail.recommendations.assets import FEWEST_TO_CHOOSE_BY
+
+# A late alias remakes the map of identities and is picked up by the next night: until then the older map is good enough.
+MAY_BE_NEWER = ("identities",)
+# Evaluations of a check that are looked through for the newest one that spans the day.
+EVALUATIONS_READ = 200
+
+
+class HeldBack(Exception):
+    """What was made for a day must not go out."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        """Keep every reason, in plain words; none names a person."""
+        super().__init__("; ".join(reasons))
+        self.reasons = list(reasons)
+
+
+def newest_due_day(clock: BusinessClock) -> date:
+    """The newest business day whose lists should be out by now: yesterday, from six in the morning on.
+
+    For a historical export, whose clock stands still, the last day.
+    """
+    return clock.day_of(clock.now() if clock.is_over else clock.now() - DUE_AFTER["day"]) - timedelta(days=1)
+
+
+def reasons_to_hold(instance: dg.DagsterInstance, inputs: Sequence[dg.AssetsDefinition], day: date) -> list[str]:
+    """Why what is made of these assets must not go out for a day; empty when it may.
+
+    - Fresh: the day of every input is there, and was computed after everything that it is computed from.
+    - Sound: the newest evaluation of each of its blocking checks that spans the day has passed.
+    """
+    return [reason for asset in inputs for reason in (*_not_fresh(instance, asset, day), *_not_sound(instance, asset, day))]
+
+
+def _not_fresh(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, day: date) -> Iterable[str]:
+    name = asset.key.to_user_string()
+    made = _made(instance, asset.key)
+    if day.isoformat() not in made:
+        newest = max(made, default=None)
+        yield f"{name}: {day} has not been computed" + (f"; the newest day is {newest}" if newest else "")
+        return
+    for dep in (dep for spec in asset.specs for dep in spec.deps if dep.asset_key.to_user_string() not in MAY_BE_NEWER):
+        mapping = dep.partition_mapping
+        as_of = isinstance(mapping, dg.TimeWindowPartitionMapping) and mapping.start_offset < 0
+        later = sorted(
+            key
+            for key, storage_id in _made(instance, dep.asset_key).items()
+            if storage_id > made[day.isoformat()] and (key[:10] <= day.isoformat() if as_of else key[:10] == day.isoformat())
+        )
+        if later:
+            changed = f"{dep.asset_key.to_user_string()} {later[0]}" + (f" and {len(later) - 1} more" if later[1:] else "")
+            yield f"{name}: {day} was computed before {changed} came in anew; materialise it again"
+
+
+def _made(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, int]:
+    """When each partition was last materialised, as Dagster's running number of events."""
+    storage = instance.event_log_storage
+    return dict(storage.get_latest_storage_id_by_partition(asset, DagsterEventType.ASSET_MATERIALIZATION))
+
+
+def _not_sound(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, day: date) -> Iterable[str]:
+    name = asset.key.to_user_string()
+    for spec in asset.check_specs:
+        if not spec.blocking:
+            continue
+        history = instance.event_log_storage.get_asset_check_execution_history(spec.key, EVALUATIONS_READ)
+        # Planned and never made: the run ended before it.
+        evaluations = (record.evaluation for record in history if isinstance(record.evaluation, dg.AssetCheckEvaluation))
+        newest = next((found for found in evaluations if _spans(str(found.metadata["partitions"].value), day)), None)
+        if newest is None:
+            yield f"{name}: the check {spec.name} has not been made for {day}"
+        elif not newest.passed:
+            yield f"{name}: the check {spec.name} failed for {newest.metadata['partitions'].value}"
+
+
+def _spans(partitions: str, day: date) -> bool:
+    first, _, last = partitions.partition(" to ")
+    return first <= day.isoformat() <= (last or first)
+
+
+def recommenders_tested(rows: Iterable[tuple[str, str, date, int, float | None]]) -> list[tuple[str, bool, str]]:
+    """List, whether the model that makes it has proved itself, and the figures.
+
+    It has where in the newest week held out it found no less of what was bought than popular products did, and all weeks
+    together had enough customers to tell; popular products themselves pass when they were the best choice.
+
+    Args:
+        rows: list, model, cut-off, customers and lift over popular (None: popular found nothing), as `chosen_recommenders.sql` gives.
+    """
+    weeks: dict[str, list[tuple[str, date, int, float | None]]] = defaultdict(list)
+    for name, model, cut_off, customers, lift in rows:
+        weeks[name].append((model, cut_off, customers, lift))
+    tested = []
+    for name, found in weeks.items():
+        customers = sum(count for _, _, count, _ in found)
+        model, cut_off, _, lift = max(found, key=lambda week: week[1])
+        if customers < FEWEST_TO_CHOOSE_BY:
+            tested.append(
+                (name, False, f"only {customers} customers bought in the weeks held out, {FEWEST_TO_CHOOSE_BY} are needed")
+            )
+        else:
+            times = "anything against nothing" if lift is None else f"{lift:.2f} times"
+            tested.append((name, lift is None or lift >= 1, f"{model} found {times} what popular products did after {cut_off}"))
+    return tested
+
+
+def models_not_accepted(tested: Iterable[tuple[str, bool, str]], wanted: Sequence[str], day: date) -> list[str]:
+    """Why a model must not speak for us.
+
+    Args:
+        tested: what was tested for the day, whether it passed, and why; one that passed is enough.
+        wanted: everything of which a model must have passed; what was not tested has not.
+        day: the business day.
+    """
+    outcomes = list(tested)
+    reasons = []
+    for one in wanted:
+        if not any(model == one and passed for model, passed, _ in outcomes):
+            why = sorted({reason for model, _, reason in outcomes if model == one})
+            reasons.append(
+                f"the model of {one} is not accepted for {day}: {', '.join(why) or 'it has not been tested on that day'}"
+            )
+    return reasons

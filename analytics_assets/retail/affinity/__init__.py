@@ -1,0 +1,1 @@
+"""Product affinity: which products are bought together more often than chance."""

@@ -1,0 +1,509 @@
+"""Daily `recommendations`, with `product_recommendations` and `recommendation_quality` from the same computation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from analytics_assets.events.tables import IDENTITIES
+from analytics_assets.retail.customers.assets import CUSTOMERS
+from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
+from analytics_assets.retail.recommendations.evaluation import Quality, quality
+from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Bools, Histories, Ints, Kind, Lists, make_lists
+from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
+from analytics_assets.settings import Recommendations
+from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.tables import Column, Table
+
+_HERE = Path(__file__).parent
+
+HISTORY_HALF_LIFE_DAYS = 120.0
+"""30, 60 and 120 days: recall@20 of `buy_again` .258, .261, .262 on earlier weeks of Online Retail."""
+TREND_HALF_LIFE_DAYS = 7.0
+"""5, 7, 10, 14 and 21 days: recall@20 of `discover` .155, .152, .151, .144, .139 on the same weeks."""
+HOLDOUT_DAYS = 7
+CUT_OFFS_DAYS_AGO = (7, 30, 60, 90)
+EVALUATED_CUSTOMERS = 5_000
+CUSTOMERS_TO_EVALUATE_WITH = 100_000
+"""Beyond that many customers the evaluation is done in a shop of every n-th of them, so that it costs a fraction of the lists."""
+FEWEST_TO_CHOOSE_BY = 100
+"""With 100 customers a recall of .15 has a standard error of about .02: fewer cannot tell models apart."""
+KINDS: tuple[Kind, ...] = ("buy_again", "discover")
+YARDSTICK = "popular"
+BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
+
+_AS_OF = Column("as_of_date", "DATE", "Business day at whose end this was computed.")
+_RANK = Column("rank", "BIGINT", "Place in the list, from 1.")
+_SCORE = Column("score", "DOUBLE", "What the order is by, comparable within one list only; 0 for what only fills the list.")
+_BASIS = Column(
+    "basis",
+    "VARCHAR",
+    "`history` (bought before), `similarity` (goes with what was bought) or `popular` (more than either, or it fills the list).",
+)
+_REASON = Column("reason", "VARCHAR", "Why the product is there, in words that a customer may read.")
+
+RECOMMENDATIONS = Table(
+    name="recommendations",
+    rows_are="customer, list, rank and day",
+    columns=(
+        _AS_OF,
+        Column("customer_id", "VARCHAR", "The customer.", personal=True),
+        Column("list", "VARCHAR", "`buy_again` or `discover` (never bought before)."),
+        _RANK,
+        Column("product_id", "VARCHAR", "The product."),
+        _SCORE,
+        _BASIS,
+        _REASON,
+    ),
+    key=("as_of_date", "customer_id", "list", "rank"),
+    grain="day",
+    partition_column="as_of_date",
+)
+
+PRODUCT_RECOMMENDATIONS = Table(
+    name="product_recommendations",
+    rows_are="product, rank and day",
+    columns=(
+        _AS_OF,
+        Column("product_id", "VARCHAR", "The product whose page it is."),
+        _RANK,
+        Column("related_product_id", "VARCHAR", "The product to show there."),
+        _SCORE,
+        _BASIS,
+        _REASON,
+    ),
+    key=("as_of_date", "product_id", "rank"),
+    grain="day",
+    partition_column="as_of_date",
+)
+
+RECOMMENDATION_QUALITY = Table(
+    name="recommendation_quality",
+    rows_are="list, model, cut-off and day",
+    columns=(
+        _AS_OF,
+        Column("list", "VARCHAR", "`buy_again` or `discover`."),
+        Column("model", "VARCHAR", "What the lists were made with; `popular` is the yardstick."),
+        Column("cut_off", "DATE", "Day up to which purchases were known to the lists."),
+        Column("days", "BIGINT", "Days after the cut-off whose purchases had to be foreseen.", "days"),
+        Column("customers", "BIGINT", "Customers with a history who bought in those days.", "customers"),
+        Column("recall_at_20", "DOUBLE", "Share of what they bought that stood in the first 20 places.", "0 to 1"),
+        Column("ndcg_at_10", "DOUBLE", "The same for the first 10, earlier places counting more.", "0 to 1"),
+        Column("coverage", "DOUBLE", "Share of the offered products that stood in any of these lists.", "0 to 1"),
+        Column(
+            "lift_over_popular",
+            "DOUBLE",
+            "Recall as a multiple of that of `popular`; NULL where that is 0.",
+            "times",
+            nullable=True,
+        ),
+        Column("chosen", "BOOLEAN", "Whether the lists of the day are made with this model."),
+        Column("reason", "VARCHAR", "Why it was chosen, or not."),
+    ),
+    key=("as_of_date", "list", "model", "cut_off"),
+    grain="day",
+    partition_column="as_of_date",
+)
+
+
+@dataclass(frozen=True)
+class Night:
+    """What is known at the end of a day: the catalogue, what customers bought, and what may be recommended."""
+
+    catalogue: pl.DataFrame
+    histories: Histories
+    offered: Bools
+    popular: Ints
+    """Offered products, those that sell best of late first."""
+    candidates: Mapping[str, Model]
+    settings: Recommendations
+
+    def models(self, kind: Kind) -> dict[str, Model]:
+        """The models of a list by name: the usual winner first, the yardstick last."""
+        nothing = Model.nothing(len(self.catalogue))
+        if kind == "discover":
+            return {**self.candidates, YARDSTICK: nothing}
+        with_history = {f"own history + {name}": model for name, model in self.candidates.items()}
+        return {**with_history, "own history": nothing, YARDSTICK: nothing}
+
+    def lists(self, kind: Kind, model: str, histories: Histories) -> Iterator[Lists]:
+        """The lists of some customers, made with one of the models."""
+        if model == YARDSTICK:
+            histories = replace(histories, weight=np.zeros(len(histories.weight)))
+        settings, chosen = self.settings, self.models(kind)[model]
+        return make_lists(kind, histories, chosen, self.offered, self.popular, settings.length, settings.rest_days)
+
+
+def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease: bool | None = None) -> Night:
+    """What was known at the end of `until` of the `people` (`customer`, `customer_id`), by the identities of `as_of`.
+
+    `with_ease` says which family the candidates are of; None leaves it to the size of the catalogue.
+    """
+    settings = work.settings.recommendations
+    parameters = {
+        "as_of": as_of,
+        "until": until,
+        "first_day": until - timedelta(days=settings.history_days - 1),
+        "history_half_life": HISTORY_HALF_LIFE_DAYS,
+        "trend_half_life": TREND_HALF_LIFE_DAYS,
+    }
+    work.connection.register("listed_customers", people.to_arrow())
+    catalogue = work.sql(_HERE / "catalogue.sql", **parameters).pl().sort("product")
+    work.connection.register("catalogue", catalogue.to_arrow())
+    rows = work.sql(_HERE / "histories.sql", **parameters).pl()
+    histories = Histories.of(
+        (len(people), len(catalogue)),
+        rows["customer"].to_numpy(),
+        rows["product"].to_numpy(),
+        rows["weight"].to_numpy() / 1e6,
+        rows["purchases"].to_numpy(),
+        rows.select((pl.lit(until) - pl.col("last_date")).dt.total_days().fill_null(-1)).to_series().to_numpy(),
+        rows["returned"].to_numpy() > 0,
+    )
+    oldest = until - timedelta(days=settings.assortment_days - 1)
+    offered = catalogue.select(
+        (pl.col("last_date") >= oldest)
+        & ~pl.col("product_id").is_in(settings.excluded_products)
+        & ~pl.col("category").is_in(settings.excluded_categories).fill_null(False)
+    ).to_series().to_numpy()  # fmt: skip
+    sold, sold_lately = (catalogue[column].to_numpy() / 1e6 for column in ("sold", "sold_lately"))
+    popular = np.lexsort((catalogue["product"].to_numpy(), -sold, -sold_lately))
+    if with_ease is None:
+        with_ease = len(catalogue) <= MOST_PRODUCTS_OF_EASE
+    models = candidates(histories.bought, trend(sold, sold_lately), with_ease)
+    return Night(catalogue, histories, offered, popular[offered[popular]], models, settings)
+
+
+def evaluated(work: Work, day: date, people: pl.DataFrame, with_ease: bool) -> pl.DataFrame:
+    """How well each model's lists, made at earlier cut-offs, foresaw what was bought in the week after; one row per measurement.
+
+    The lists are those that would have been sent: suppression included. Customers count who had bought before; what counts
+    as bought is everything for `buy_again`, and what was new to the customer for `discover`.
+    """
+    some = people
+    if len(people) > CUSTOMERS_TO_EVALUATE_WITH:
+        step = -(-len(people) // CUSTOMERS_TO_EVALUATE_WITH)
+        some = people.gather_every(step).with_columns(customer=pl.int_range(pl.len()))
+        _keep_only_orders_of(work, day, some)
+    rows = []
+    for days_ago in CUT_OFFS_DAYS_AGO:
+        until = day - timedelta(days=days_ago)
+        known = night(work, day, until, some, with_ease)
+        if not len(known.catalogue):
+            break
+        later = work.sql(
+            _HERE / "later_purchases.sql", as_of=day, until=until, last_day=until + timedelta(days=HOLDOUT_DAYS)
+        ).pl().sort("customer", "product_id")  # fmt: skip
+        for kind in KINDS:
+            found = measured_at(known, kind, later)
+            yardstick = found[YARDSTICK].recall_at_20
+            for model, result in found.items():
+                lift = result.recall_at_20 / yardstick if yardstick else None
+                rows.append((kind, model, until, HOLDOUT_DAYS, result.customers, result.recall_at_20, result.ndcg_at_10, result.coverage, lift))  # fmt: skip
+    work.connection.execute("SET search_path = 'main'")
+    names = RECOMMENDATION_QUALITY.column_names[1:-2]
+    types = [pl.String, pl.String, pl.Date, pl.Int64, pl.Int64, pl.Float64, pl.Float64, pl.Float64, pl.Float64]
+    return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")
+
+
+def _keep_only_orders_of(work: Work, day: date, some: pl.DataFrame) -> None:
+    """Let the connection see, in front of all orders and lines, those of some customers."""
+    work.connection.register("sampled_customers", some.to_arrow())
+    work.connection.execute("CREATE SCHEMA IF NOT EXISTS sample")
+    work.connection.execute(
+        """CREATE OR REPLACE TABLE sample.orders AS FROM main.orders AS o SEMI JOIN (
+            SELECT identity FROM identities JOIN sampled_customers USING (customer_id) WHERE as_of_date = $day
+        ) AS i ON i.identity = o.identity""",
+        {"day": day},
+    )
+    work.connection.execute(
+        "CREATE OR REPLACE TABLE sample.order_items AS FROM main.order_items AS t SEMI JOIN sample.orders AS o ON o.event_id = t.event_id"
+    )
+    work.connection.execute("SET search_path = 'sample,main'")
+
+
+def measured_at(known: Night, kind: Kind, later: pl.DataFrame) -> dict[str, Quality]:
+    """The quality of each model for one list at one cut-off."""
+    histories = known.histories
+    bought: dict[int, set[int]] = {}
+    for customer, product in later.select("customer", pl.col("product").fill_null(-1 - pl.int_range(pl.len()))).iter_rows():
+        bought.setdefault(customer, set()).add(product)
+    before = {}
+    for customer in bought:
+        entries = slice(histories.starts[customer], histories.starts[customer + 1])
+        before[customer] = set(histories.products[entries][histories.purchases[entries] > 0].tolist())
+    if kind == "discover":
+        bought = {customer: products - before[customer] for customer, products in bought.items()}
+    counted = sorted(customer for customer, products in bought.items() if products and before[customer])
+    chosen = np.array(counted[:: -(-len(counted) // EVALUATED_CUSTOMERS) or 1], dtype=np.int64)
+    targets = {place: bought[customer] for place, customer in enumerate(chosen.tolist())}
+    found = {}
+    for model in known.models(kind):
+        lists: dict[int, list[int]] = {}
+        for part in known.lists(kind, model, histories.only(chosen)):
+            for customer, product in zip(part.customer.tolist(), part.product.tolist(), strict=True):
+                lists.setdefault(customer, []).append(product)
+        found[model] = quality(lists, targets, int(known.offered.sum()))
+    return found
+
+
+def choose(measured: pl.DataFrame, kind: Kind, models: list[str]) -> tuple[str, str]:
+    """The model with the best recall@20 over all cut-offs, each weighing as many customers as it has; and why.
+
+    The first of `models` stays unless another one is better, and always while fewer than `FEWEST_TO_CHOOSE_BY` customers
+    can tell. Several cut-offs together keep one odd week from changing everybody's lists.
+    """
+    weight = pl.col("customers").sum()
+    means = (
+        measured.filter(pl.col("list") == kind)
+        .group_by("model", maintain_order=True)
+        .agg(recall=(pl.col("recall_at_20") * pl.col("customers")).sum() / weight, customers=weight)
+    )
+    recall = {model: round(value, 6) for model, value, _ in means.iter_rows()}
+    customers = max(means["customers"].to_list(), default=0)
+    if customers < FEWEST_TO_CHOOSE_BY:
+        reason = f"only {customers} customers bought in the weeks held out, {FEWEST_TO_CHOOSE_BY} are needed to choose"
+        return models[0], f"{models[0]}: {reason}"
+    best = max(models, key=lambda model: (recall[model], -models.index(model)))
+    others = ", ".join(f"{model} {recall[model]:.3f}" for model in models if model != best)
+    return best, f"{best}: best recall@20, {recall[best]:.3f} ({others}; {customers:,} customers)"
+
+
+def recommendations(work: Work) -> Mapping[str, pa.Table]:
+    """Two lists for every customer: what they may buy again, and what they may discover.
+
+    `buy_again` follows the customer's own purchases, each halved in weight every 120 days, and a share of item similarity;
+    `discover` follows similarity and holds nothing that the customer ever bought. Similarity is EASE (Steck 2019) for
+    catalogues up to 4,000 products and BM25 over co-purchases beyond, weighed by how each product sells of late, on top of a
+    little popularity. What was returned is never listed, nor what nobody bought in `[recommendations] assortment_days`, nor
+    what the settings exclude, nor, in `buy_again`, what was bought in the last `rest_days`. Where scores run out, as for new
+    customers, recently popular products complete the list.
+
+    Each night all models make the lists of 7, 30, 60 and 90 days ago anew and are held against the purchases of the week
+    after (`recommendation_quality`); the best one makes the lists of the night. Only the identity map is today's.
+    Read the lift over popular first: below 1, personal lists are not worth their trouble.
+    """
+    work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
+    work.read(ORDER_ITEMS, f"order_date <= '{work.window.last_day}'", in_memory=True)
+    as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
+    work.read(IDENTITIES, as_of, in_memory=True)
+    work.read(CUSTOMERS, as_of, in_memory=True)
+    parts: dict[str, list[pa.Table]] = {table.name: [] for table in TABLES}
+    for day in work.days:
+        people = work.sql(_HERE / "listed_customers.sql", as_of=day).pl().sort("customer")
+        tonight = night(work, day, day, people)
+        measured = evaluated(work, day, people, len(tonight.catalogue) <= MOST_PRODUCTS_OF_EASE)
+        chosen = {kind: choose(measured, kind, list(tonight.models(kind))) for kind in KINDS}
+        for kind in KINDS:
+            for lists in tonight.lists(kind, chosen[kind][0], tonight.histories):
+                rows = _customer_rows(lists, people, tonight.catalogue, day, kind)
+                parts[RECOMMENDATIONS.name].append(_table(RECOMMENDATIONS, rows))
+        for lists in tonight.lists("discover", chosen["discover"][0], _pages(len(tonight.catalogue))):
+            rows = _product_rows(lists, tonight.catalogue, day)
+            parts[PRODUCT_RECOMMENDATIONS.name].append(_table(PRODUCT_RECOMMENDATIONS, rows))
+        verdicts = _verdicts(measured, chosen, day)
+        parts[RECOMMENDATION_QUALITY.name].append(_table(RECOMMENDATION_QUALITY, verdicts))
+    for kind in KINDS:
+        work.metadata[kind] = chosen[kind][1]
+    work.metadata["what the lists of earlier days would have hit"] = dg.MetadataValue.md(_honesty(verdicts))
+    return {table.name: pa.concat_tables([table.arrow_schema().empty_table(), *parts[table.name]]) for table in TABLES}
+
+
+def _table(table: Table, rows: pl.DataFrame) -> pa.Table:
+    return rows.select(table.column_names).to_arrow().cast(table.arrow_schema())
+
+
+def _customer_rows(lists: Lists, people: pl.DataFrame, catalogue: pl.DataFrame, day: date, kind: Kind) -> pl.DataFrame:
+    """Lists with names in the place of numbers."""
+    return _rows(lists, catalogue, day).with_columns(
+        people["customer_id"][lists.customer].alias("customer_id"),
+        pl.lit(kind).alias("list"),
+        catalogue["product_id"][lists.product].alias("product_id"),
+    )
+
+
+def _product_rows(lists: Lists, catalogue: pl.DataFrame, day: date) -> pl.DataFrame:
+    """The lists of pages with names in the place of numbers."""
+    return _rows(lists, catalogue, day).with_columns(
+        catalogue["product_id"][lists.customer].alias("product_id"),
+        catalogue["product_id"][lists.product].alias("related_product_id"),
+    )
+
+
+def _rows(lists: Lists, catalogue: pl.DataFrame, day: date) -> pl.DataFrame:
+    frame = pl.DataFrame(
+        {
+            "rank": lists.rank,
+            "score": lists.score,
+            "basis": pl.Series(lists.basis).replace_strict(BASIS, return_dtype=pl.String),
+            "source": catalogue["name"][np.maximum(lists.source, 0)],
+            "purchases": lists.purchases,
+            "last": day - pl.Series(lists.last_day).cast(pl.Int64) * timedelta(days=1),
+        }
+    )
+    on = pl.col("last").dt.strftime("%Y-%m-%d")
+    reason = (
+        pl.when((pl.col("basis") == BASIS[OWN]) & (pl.col("purchases") == 1))
+        .then(pl.format("bought on {}", on))
+        .when(pl.col("basis") == BASIS[OWN])
+        .then(pl.format("bought {} times, last on {}", "purchases", on))
+        .when(pl.col("basis") == BASIS[SIMILAR])
+        .then(pl.format("bought with {}", "source"))
+        .otherwise(pl.lit("popular these days"))
+    )
+    return frame.select("rank", "score", "basis", reason.alias("reason"), pl.lit(day).alias("as_of_date"))
+
+
+def _pages(products: int) -> Histories:
+    """Each product as a customer who bought it alone: its list is what goes on its page."""
+    one_each, ones = np.arange(products), np.ones(products, np.int64)
+    return Histories((products, products), np.arange(products + 1), one_each, ones.astype(np.float64), ones, 0 * ones, ones < 0)
+
+
+def _verdicts(measured: pl.DataFrame, chosen: Mapping[Kind, tuple[str, str]], day: date) -> pl.DataFrame:
+    """The measurements as rows of the table, each with what was decided for its list."""
+    models = {kind: model for kind, (model, _) in chosen.items()}
+    reasons = {kind: reason for kind, (_, reason) in chosen.items()}
+    return measured.with_columns(
+        pl.col("recall_at_20", "ndcg_at_10", "coverage", "lift_over_popular").round(6),
+        as_of_date=pl.lit(day),
+        chosen=pl.col("model") == pl.col("list").replace_strict(models, return_dtype=pl.String),
+        reason=pl.col("list").replace_strict(reasons, return_dtype=pl.String),
+    )
+
+
+def _honesty(verdicts: pl.DataFrame) -> str:
+    """A table of the chosen models beside popular, newest cut-off first."""
+    head = "| list | cut-off | model | customers | recall@20 | NDCG@10 | coverage | times popular |\n" + "|---" * 8 + "|"
+    shown = verdicts.filter(pl.col("chosen") | (pl.col("model") == YARDSTICK)).sort(
+        "list", "cut_off", "chosen", descending=[False, True, True]
+    )
+    lines = [
+        f"| {r['list']} | {r['cut_off']} | {r['model']} | {r['customers']:,} | {r['recall_at_20']:.3f} | {r['ndcg_at_10']:.3f} | "
+        f"{r['coverage']:.0%} | {'' if r['lift_over_popular'] is None else format(r['lift_over_popular'], '.2f')} |"
+        for r in shown.iter_rows(named=True)
+    ]
+    return "\n".join([head, *lines])
+
+
+TABLES = (RECOMMENDATIONS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY)
+
+# Straight from orders, identities and customers, and not from what the lists were made of.
+_MINE = """mine AS (
+    SELECT i.as_of_date, i.customer_id, t.product_id, max(t.order_date) FILTER (t.kind = 'order' AND t.quantity > 0) AS last_bought,
+        bool_or(t.kind = 'refund') AS returned
+    FROM identities AS i JOIN orders AS o ON o.identity = i.identity AND o.order_date <= i.as_of_date
+    JOIN order_items AS t ON t.event_id = o.event_id
+    WHERE i.as_of_date IN (SELECT as_of_date FROM customers)
+    GROUP BY ALL
+)"""
+_OFFER = """offer AS (
+    SELECT d.as_of_date, t.product_id,
+        coalesce(arg_max(t.category, (t.order_date, t.category)) FILTER (t.category IS NOT NULL), '') AS category
+    FROM (SELECT DISTINCT as_of_date FROM customers) AS d
+    JOIN order_items AS t ON t.order_date <= d.as_of_date AND t.kind = 'order' AND t.quantity > 0
+    GROUP BY ALL
+    HAVING max(t.order_date) > d.as_of_date - {assortment_days}
+    AND t.product_id NOT IN {excluded_products} AND category NOT IN {excluded_categories}
+)"""
+_ORDER = """SELECT {owner}, {kind} AS list FROM {rows} GROUP BY ALL
+    HAVING min(rank) <> 1 OR max(rank) <> count(*) OR count(DISTINCT rank) <> count(*) OR count(DISTINCT {product}) <> count(*)
+    OR count(*) > {length} OR list(score ORDER BY rank) <> list(score ORDER BY score DESC)
+    OR bool_or(score < 0 OR (score = 0 AND basis <> 'popular'))"""
+
+
+def promises(settings: Recommendations) -> list[Audit]:
+    """What no list may ever break, as queries that return the rows which do."""
+    offer = _OFFER.format(
+        assortment_days=settings.assortment_days,
+        excluded_products=_in(settings.excluded_products),
+        excluded_categories=_in(settings.excluded_categories),
+    )
+    suppressed = f"""(m.returned OR (l.list = 'discover' AND m.last_bought IS NOT NULL)
+        OR (l.list = 'buy_again' AND m.last_bought > m.as_of_date - {settings.rest_days}))"""
+    customers = "as_of_date, customer_id"
+    pages = "as_of_date, product_id"
+    return [
+        Audit(
+            "lists_are_in_order",
+            "Ranks run from 1 without a gap, no product stands twice, scores descend, and what has none says that it is popular.",
+            _ORDER.format(owner=customers, kind="list", rows="rows", product="product_id", length=settings.length)
+            + " UNION ALL "
+            + _ORDER.format(
+                owner=pages,
+                kind="'page'",
+                rows=f"rows_of_{PRODUCT_RECOMMENDATIONS.name}",
+                product="related_product_id",
+                length=settings.length,
+            ),
+        ),
+        Audit(
+            "nothing_suppressed_is_listed",
+            "No product that the customer returned; in `discover` none ever bought; in `buy_again` none bought in the days of rest.",
+            f"""WITH {_MINE} SELECT l.* FROM rows AS l
+            JOIN mine AS m ON m.as_of_date = l.as_of_date AND m.customer_id = l.customer_id AND m.product_id = l.product_id
+            WHERE {suppressed}""",
+        ),
+        Audit(
+            "only_the_offer_is_listed",
+            "Every listed product was sold within the assortment's days, and neither it nor its category is excluded.",
+            f"""WITH {offer} SELECT l.* FROM rows AS l ANTI JOIN offer USING (as_of_date, product_id)
+            UNION ALL SELECT p.as_of_date, NULL, 'page', p.rank, p.related_product_id, p.score, p.basis, p.reason
+            FROM rows_of_{PRODUCT_RECOMMENDATIONS.name} AS p
+            ANTI JOIN offer AS o ON o.as_of_date = p.as_of_date AND o.product_id = p.related_product_id""",
+        ),
+        Audit(
+            "every_list_is_full",
+            "Each customer of the day has both lists at full length, or all that the offer holds for them.",
+            f"""WITH {_MINE}, {offer},
+            wanted AS (
+                SELECT DISTINCT c.as_of_date, c.customer_id, k.list FROM customers AS c, (VALUES ('buy_again'), ('discover')) AS k(list)
+            ),
+            sizes AS (SELECT as_of_date, count(*) AS products FROM offer GROUP BY ALL),
+            closed AS (
+                SELECT l.as_of_date, l.customer_id, l.list, count(*) AS products FROM wanted AS l
+                JOIN mine AS m USING (as_of_date, customer_id) SEMI JOIN offer AS o ON o.as_of_date = m.as_of_date AND o.product_id = m.product_id
+                WHERE {suppressed} GROUP BY ALL
+            ),
+            found AS (SELECT as_of_date, customer_id, list, count(*) AS products FROM rows GROUP BY ALL)
+            SELECT w.*, f.products FROM wanted AS w LEFT JOIN sizes AS s USING (as_of_date)
+            LEFT JOIN closed AS c USING (as_of_date, customer_id, list) LEFT JOIN found AS f USING (as_of_date, customer_id, list)
+            WHERE coalesce(f.products, 0) <> least({settings.length}, coalesce(s.products, 0) - coalesce(c.products, 0))""",
+        ),
+    ]
+
+
+def _in(values: tuple[str, ...]) -> str:
+    """The values as a list of SQL literals that is never empty, since nothing is in an empty one for sure."""
+    return "(" + ", ".join("'" + value.replace("'", "''") + "'" for value in values or ("\N{NULL}",)) + ")"
+
+
+def recommendations_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
+    """The daily asset `recommendations`, which also writes `product_recommendations` and `recommendation_quality`."""
+    return table_asset(
+        platform,
+        TABLES,
+        recommendations,
+        needs=[Needs("orders", as_of=True), Needs("order_items", as_of=True), Needs("identities"), Needs("customers")],
+        audits=promises(platform.settings.recommendations),
+        warnings=[
+            Audit(
+                "better_than_popular",
+                "On the newest week held out the chosen models found more of what was bought than popular products did.",
+                f"""SELECT as_of_date, list, model, cut_off, customers, recall_at_20, lift_over_popular
+                FROM rows_of_{RECOMMENDATION_QUALITY.name}
+                WHERE chosen AND cut_off = as_of_date - {HOLDOUT_DAYS} AND customers >= {FEWEST_TO_CHOOSE_BY} AND lift_over_popular <= 1""",
+            )
+        ],
+        settings=("recommendations",),
+        fill="newest",
+        group="retail",
+        condition=condition,
+    )

@@ -1,0 +1,221 @@
+"""From inputs to what lies in the folders, through Dagster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import date
+
+import dagster as dg
+import polars as pl
+
+DAY, NEXT = date(2026, 3, 3), date(2026, 3, 4)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_list_of_a_day_as_klaviyo_and_braze_read_it(evening) -> None:
+    result = evening.run("email_campaign")
+    assert result.success
+    text = (evening.folder("email") / "recipients.csv").read_text(encoding="utf-8")
+    assert text == (
+        "email,external_id,segment,value_band,rec_count,rec_1_id,rec_1_name,rec_2_id,rec_2_name,rec_3_id,rec_3_name,rec_4_id,rec_4_name\n"
+        "ann@x.test,ann@x.test,Loyal,high,4,p1,Product 1,p5,Product 5,p6,Product 6,p7,Product 7\n"
+        "bob@x.test,bob@x.test,Loyal,medium,4,p1,Product 1,p5,Product 5,p6,Product 6,p7,Product 7\n"
+        "dan@mail.test,dan,Loyal,low,4,p1,Product 1,p5,Product 5,p6,Product 6,p7,Product 7\n"
+    )
+    assert pl.read_parquet(evening.folder("email") / "recipients.parquet").write_csv() == text
+
+
+def test_the_manifest_says_what_is_in_every_file_and_why_others_are_not(evening) -> None:
+    result = evening.run("email_campaign")
+    manifest = evening.manifest("email")
+    files = manifest["files"]
+    assert set(files) | {"manifest.json"} == set(contents(evening.folder("email")))
+    for name, said in files.items():
+        data = (evening.folder("email") / name).read_bytes()
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (said["sha256"], said["bytes"])
+    assert files["recipients.csv"]["rows"] == files["recipients.parquet"]["rows"] == files["delta.csv"]["rows"] == 3
+    assert manifest["left_out"] == {
+        "no address": 1, "address of another customer": 0, "suppressed": 0, "no consent": 2, "no products": 0, "holdout": 0,
+    }  # fmt: skip
+    assert (manifest["schema_version"], manifest["campaign"], manifest["as_of_date"]) == (1, "nightly", "2026-03-03")
+    assert (manifest["run_id"], manifest["data_through"]) == (result.run_id, "2026-03-04T00:00:00+00:00")
+    assert manifest["inputs"]["recommendations"] == 1 and manifest["generation"].startswith("2026-03-03-")
+
+
+def test_the_same_day_twice_is_the_same_to_the_byte(evening) -> None:
+    evening.run("email_campaign", "onsite_recommendations")
+    before = {channel: contents(evening.folder(channel)) for channel in ("email", "onsite")}
+    evening.run("email_campaign", "onsite_recommendations")
+    assert {channel: contents(evening.folder(channel)) for channel in ("email", "onsite")} == before
+
+
+def test_alone_or_in_a_range_a_day_is_the_same(evening, tmp_path) -> None:
+    evening.run("email_campaign", "onsite_recommendations")
+    alone = {channel: evening.manifest(channel)["files"] for channel in ("email", "onsite")}
+    twin = type(evening)(tmp_path / "twin")
+    twin.inputs()
+    assert twin.run("email_campaign", "onsite_recommendations", day=date(2026, 3, 1), last=date(2026, 3, 5)).success
+    assert {channel: twin.manifest(channel)["files"] for channel in ("email", "onsite")} == alone
+
+
+def test_consent_withdrawn_on_the_day_counts_on_that_day_and_not_before(shop) -> None:
+    shop.rows["traits"].append(
+        {"event_date": DAY, "identity": "ann@x.test", "trait": "newsletter", "last_value": "no", "last_second": 200}
+    )
+    shop.inputs()
+    shop.run("email_campaign", day=date(2026, 3, 2), last=DAY)
+    assert "ann@x.test" in shop.list_of(date(2026, 3, 2))["email"]
+    assert "ann@x.test" not in shop.list_of(DAY)["email"]
+
+
+def test_no_address_in_what_dagster_keeps_or_in_the_manifest(evening) -> None:
+    evening.run("email_campaign", "onsite_recommendations")
+    records = evening.instance.fetch_materializations(dg.AssetKey("email_campaign"), limit=10).records
+    assert records
+    for text in (
+        *(str(record.event_log_entry) for record in records),
+        json.dumps(evening.manifest("email")),
+        json.dumps(evening.status("email")),
+    ):
+        assert "@x.test" not in text and "Mail.Test" not in text
+
+
+def test_a_dead_input_day_holds_the_list_and_the_last_one_stands(shop, why_of) -> None:
+    shop.inputs(last=DAY)
+    shop.run("email_campaign", "onsite_recommendations", day=DAY)
+    before = contents(shop.folder("email"))
+    message = why_of(shop.run("email_campaign", day=NEXT))
+    assert "recommendations: 2026-03-04 has not been computed; the newest day is 2026-03-03" in message
+    assert "What is out is of 2026-03-03." in message
+    assert not shop.folder("email", NEXT).exists() and contents(shop.folder("email")) == before
+    status = shop.status("email")
+    assert (status["state"], status["last_good_day"], status["asked_for"], status["age_in_days"]) == (
+        "held",
+        "2026-03-03",
+        "2026-03-04",
+        2,
+    )
+    assert any("recommendations" in reason for reason in status["reasons"])
+
+
+def test_the_hold_is_lifted_when_the_day_comes_and_kept_when_an_older_one_does(shop) -> None:
+    shop.inputs(last=DAY)
+    shop.run("email_campaign", day=NEXT)
+    since = shop.status("email")["since"]
+    shop.run("email_campaign", day=DAY)
+    held = shop.status("email")
+    assert (held["state"], held["since"], held["asked_for"], held["last_good_day"]) == ("held", since, "2026-03-04", "2026-03-03")
+    assert held["reasons"]
+    shop.inputs(first=NEXT)
+    shop.run("email_campaign", day=date(2026, 3, 5))
+    assert (shop.status("email")["state"], shop.status("email")["reasons"]) == ("current", [])
+
+
+def test_what_is_out_and_old_is_seen_by_the_check(evening) -> None:
+    evening.run("email_campaign", "onsite_recommendations", day=DAY)
+    definitions = dg.Definitions(assets=list(evening.assets().values()), asset_checks=checks(evening))
+    assert outcome(definitions, evening) == {"email_campaign": False, "onsite_recommendations": False}
+    assert (evening.status("onsite")["state"], evening.status("onsite")["age_in_days"]) == ("old", 2)
+    evening.run("email_campaign", "onsite_recommendations", day=date(2026, 3, 5))
+    assert outcome(definitions, evening) == {"email_campaign": True, "onsite_recommendations": True}
+
+
+def checks(shop):
+    from analytics_assets.activation.assets import activation_checks
+
+    return activation_checks(shop.platform)
+
+
+def outcome(definitions, shop) -> dict[str, bool]:
+    keys = [dg.AssetCheckKey(dg.AssetKey(name), "is_current") for name in ("email_campaign", "onsite_recommendations")]
+    job = dg.define_asset_job("look", selection=dg.AssetSelection.checks(*keys))
+    job_definition = dg.Definitions(assets=definitions.assets, asset_checks=definitions.asset_checks, jobs=[job]).resolve_job_def(
+        "look"
+    )
+    result = job_definition.execute_in_process(instance=shop.instance)
+    return {found.asset_key.to_user_string(): found.passed for found in result.get_asset_check_evaluations()}
+
+
+def test_a_missing_suppression_file_lets_nothing_out_and_names_it(evening, tmp_path, why_of) -> None:
+    evening.settings_text += f'suppression_file = "{tmp_path / "gone.txt"}"\n'
+    message = why_of(evening.run("email_campaign"))
+    assert "gone.txt cannot be read (FileNotFoundError)" in message
+    assert not evening.folder("email").exists() and evening.status("email")["state"] == "held"
+
+
+def test_suppressed_addresses_and_customers_are_on_no_list(evening, tmp_path) -> None:
+    file = tmp_path / "suppressed.txt"
+    file.write_text("\ufeffANN@x.test\n\ndan\n", encoding="utf-8")
+    evening.settings_text += f'suppression_file = "{file}"\n'
+    evening.run("email_campaign")
+    assert evening.list_of()["email"].to_list() == ["bob@x.test"]
+    manifest = evening.manifest("email")
+    assert manifest["left_out"]["suppressed"] == 2
+    assert manifest["suppression_file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_full_disk_leaves_the_last_list_whole_and_is_seen(evening, monkeypatch, why_of) -> None:
+    evening.run("email_campaign", day=date(2026, 3, 2))
+    before = contents(evening.folder("email", date(2026, 3, 2)))
+
+    def full(*_args, **_more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    monkeypatch.setattr("analytics_assets.activation.assets.RETRIES", dg.RetryPolicy(max_retries=1, delay=0))
+    result = evening.run("email_campaign", day=DAY)
+    assert not result.success and len([e for e in result.all_events if e.event_type_value == "STEP_RESTARTED"]) == 1
+    assert not evening.folder("email").exists() and contents(evening.folder("email", date(2026, 3, 2))) == before
+    assert not (evening.folder("email").parent / "generations" / ".building").exists()
+    assert evening.status("email")["reasons"] == ["No space left on device"]
+
+
+def test_the_site_has_every_customer_and_product_by_key(evening) -> None:
+    evening.run("onsite_recommendations")
+    folder = evening.folder("onsite")
+    lines = [json.loads(line) for line in (folder / "customers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["customer_id"] for line in lines] == ["ann@x.test", "bob@x.test", "cat@x.test", "dan", "eve", "fay@x.test"]
+    assert lines[0]["buy_again"] == [{"product_id": f"p{n}", "reason": "popular"} for n in range(1, 5)]
+    assert [entry["product_id"] for entry in lines[0]["discover"]] == ["p5", "p6", "p7", "p8"]
+    products = [json.loads(line) for line in (folder / "products.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert products == [{"product_id": "p1", "related": [{"product_id": f"p{n}", "reason": "bought with it"} for n in (2, 3)]}]
+    assert (folder.parent / "current").resolve() == folder.resolve()
+
+
+def test_current_never_goes_back_and_three_days_are_kept(evening) -> None:
+    evening.run("onsite_recommendations", day=date(2026, 3, 1), last=date(2026, 3, 5))
+    root = evening.folder("onsite").parent
+    assert sorted(link.name for link in root.iterdir() if link.is_symlink()) == [
+        "2026-03-03",
+        "2026-03-04",
+        "2026-03-05",
+        "current",
+    ]
+    assert len(list((root / "generations").iterdir())) == 3
+    evening.run("onsite_recommendations", day=DAY)
+    assert (root / "current").resolve().name.startswith("2026-03-05")
+
+
+def test_an_empty_list_for_the_site_is_held_back(shop, why_of) -> None:
+    shop.rows["product_recommendations"] = []
+    shop.inputs()
+    assert "products.jsonl would be empty" in why_of(shop.run("onsite_recommendations"))
+
+
+def test_a_broken_promise_is_found_in_the_finished_list(evening, monkeypatch, why_of) -> None:
+    import analytics_assets.activation.assets as assets
+
+    make = assets.make_campaign
+
+    def careless(*arguments):
+        campaign = make(*arguments)
+        return type(campaign)(**{**vars(campaign), "recipients": pl.concat([campaign.recipients, campaign.recipients])})
+
+    monkeypatch.setattr(assets, "make_campaign", careless)
+    message = why_of(evening.run("email_campaign"))
+    assert "the list would break a promise: 3 addresses stand there twice" in message and "@" not in message
+    assert not evening.folder("email").exists()

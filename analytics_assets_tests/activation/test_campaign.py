@@ -1,0 +1,331 @@
+"""Who is on the list, by hand and against plain loops on random people."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from analytics_assets.activation.campaign import (
+    Contacts,
+    LastSend,
+    SuppressionError,
+    address_hash,
+    broken_promises,
+    csv_parts,
+    is_held_out,
+    make_campaign,
+    read_suppressed,
+    row_digests,
+)
+from analytics_assets.settings import Activation, Customers
+
+NOBODY = LastSend(None, pl.DataFrame(schema={"address_hash": pl.String, "row_digest": pl.String}))
+PLAIN = Activation(products_per_email=2, holdout_share=0.0)
+NAMES = Customers()
+PRODUCTS = [("p1", "Tee"), ("p2", "Größe, M"), ("p3", '<script>"x"\n y')]
+
+
+def contacts(
+    people: list[tuple[str, int]],
+    traits: list[tuple[str, str, str, int]] = (),
+    identities: list[tuple[str, str]] = (),
+    picks: list[tuple[str, int, str]] | None = None,
+    suppressed: frozenset[str] = frozenset(),
+) -> Contacts:
+    """People as (customer, place), traits as (customer, trait, value, second); everybody has one product."""
+    standing = pl.DataFrame(
+        [(who, "Loyal", "high", place, len(people)) for who, place in people],
+        schema=["customer_id", "segment", "value_band", "place", "customers"],
+        orient="row",
+    )
+    return Contacts(
+        standing,
+        pl.DataFrame(
+            list(traits),
+            schema={"customer_id": pl.String, "trait": pl.String, "value": pl.String, "said_second": pl.Int64},
+            orient="row",
+        ),
+        pl.DataFrame(list(identities), schema={"customer_id": pl.String, "identity": pl.String}, orient="row"),
+        pl.DataFrame(
+            picks if picks is not None else [(who, 1, "p1") for who, _ in people],
+            schema={"customer_id": pl.String, "place": pl.Int64, "product_id": pl.String},
+            orient="row",
+        ),
+        pl.DataFrame(PRODUCTS, schema={"product_id": pl.String, "product_name": pl.String}, orient="row"),
+        suppressed,
+    )
+
+
+def addresses(known: Contacts, activation: Activation = PLAIN) -> list[str]:
+    return make_campaign(known, NOBODY, activation, NAMES).recipients["email"].to_list()
+
+
+def yes(*who: str, second: int = 1) -> list[tuple[str, str, str, int]]:
+    return [(one, "email consent", "yes", second) for one in who]
+
+
+def test_one_row_per_address_of_the_most_valuable_customer() -> None:
+    told = [("a", "email", "One@x.test", 1), ("b", "email", " one@X.test ", 1)]
+    campaign = make_campaign(contacts([("a", 2), ("b", 1)], [*told, *yes("a", "b")]), NOBODY, PLAIN, NAMES)
+    assert campaign.recipients.select("email", "external_id").rows() == [("one@x.test", "b")]
+    assert campaign.left_out["address of another customer"] == 1
+
+
+def test_equally_valuable_customers_are_told_apart_by_id() -> None:
+    told = [(who, "email", "one@x.test", 1) for who in "ba"]
+    campaign = make_campaign(contacts([("b", 1), ("a", 1)], [*told, *yes("a", "b")]), NOBODY, PLAIN, NAMES)
+    assert campaign.recipients["external_id"].to_list() == ["a"]
+
+
+def test_who_refuses_decides_for_all_with_the_address() -> None:
+    told = [(who, "email", "one@x.test", 1) for who in "ab"]
+    assert addresses(contacts([("a", 1), ("b", 2)], [*told, *yes("a")])) == ["one@x.test"]
+    assert addresses(contacts([("a", 1), ("b", 2)], [*told, *yes("b")])) == ["one@x.test"]
+    assert addresses(contacts([("a", 1), ("b", 2)], [*told, *yes("a"), ("b", "newsletter", "no", 1)])) == []
+
+
+def test_the_latest_answer_counts_whatever_the_property_is_called() -> None:
+    who = [("a@x.test", 1)]
+    answers = [("a@x.test", "email consent", "yes", 5), ("a@x.test", "newsletter", "no", 7)]
+    own = [("a@x.test", "a@x.test")]
+    assert addresses(contacts(who, answers, own)) == []
+    assert addresses(contacts(who, [*answers, ("a@x.test", "subscribed", "TRUE", 8)], own)) == ["a@x.test"]
+    assert addresses(contacts(who, [*answers, ("a@x.test", "subscribed", "TRUE", 7)], own)) == [], (
+        "in one second the refusal counts"
+    )
+
+
+def test_without_the_need_for_consent_only_refusals_keep_off() -> None:
+    people, own = [("a@x.test", 1), ("b@x.test", 2)], [("a@x.test", "a@x.test"), ("b@x.test", "b@x.test")]
+    known = contacts(people, [("b@x.test", "newsletter", "0", 1)], own)
+    assert addresses(known) == []
+    assert addresses(known, PLAIN.model_copy(update={"consent_required": False})) == ["a@x.test"]
+
+
+@pytest.mark.parametrize(
+    "value", ["", "n/a", "a@x", "a b@x.test", "a@x.test, b@x.test", "Ann <a@x.test>", "a@@x.test", "@x.test", "a@x..test"]
+)
+def test_what_is_no_address_gets_no_mail(value: str) -> None:
+    assert addresses(contacts([("a", 1)], [("a", "email", value, 2), *yes("a")])) == []
+
+
+def test_the_latest_address_that_is_one_counts_then_the_customers_own_name() -> None:
+    own = [("c@x.test", "a@x.test"), ("c@x.test", "c@x.test")]
+    told = [("c@x.test", "email", "old@x.test", 1), ("c@x.test", "e-mail", "new@x.test", 2), ("c@x.test", "email", "broken", 3)]
+    assert addresses(contacts([("c@x.test", 1)], [*told, *yes("c@x.test")], own)) == ["new@x.test"]
+    assert addresses(contacts([("c@x.test", 1)], yes("c@x.test"), own)) == ["c@x.test"]
+    assert addresses(contacts([("c", 1)], yes("c"), [("c", "b@x.test"), ("c", "a@x.test")])) == ["a@x.test"]
+
+
+def test_products_fill_their_columns_and_names_carry_no_markup() -> None:
+    picks = [("a@x.test", 1, "p3"), ("b@x.test", 1, "p9"), ("b@x.test", 2, "p2")]
+    people = ["a@x.test", "b@x.test"]
+    known = contacts([(who, 1) for who in people], yes(*people), [(who, who) for who in people], picks)
+    recipients = make_campaign(known, NOBODY, PLAIN, NAMES).recipients
+    assert recipients.select("rec_count", "rec_1_id", "rec_1_name", "rec_2_id", "rec_2_name").rows() == [
+        (1, "p3", '‹script›"x" y', None, None),
+        (2, "p9", "p9", "p2", "Größe, M"),
+    ]
+    (text,) = [text for _, text in csv_parts(recipients)]
+    assert text.decode().splitlines()[1] == 'a@x.test,a@x.test,Loyal,high,1,p3,"‹script›""x"" y",,'
+
+
+def test_who_has_no_product_gets_no_mail() -> None:
+    campaign = make_campaign(contacts([("a@x.test", 1)], yes("a@x.test"), [("a@x.test", "a@x.test")], []), NOBODY, PLAIN, NAMES)
+    assert campaign.recipients.is_empty() and campaign.left_out["no products"] == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- holdout
+
+
+def test_the_holdout_is_fixed_has_its_share_and_grows_with_it() -> None:
+    customers = [f"customer {number}" for number in range(20_000)]
+    small, large = ({who for who in customers if is_held_out(who, share)} for share in (0.05, 0.2))
+    assert small < large
+    assert abs(len(small) / 20_000 - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 20_000)
+    assert not any(is_held_out(who, 0.0) for who in customers)
+    # Stored figures of other days must stay comparable: the hash never changes.
+    assert [is_held_out(f"customer {number}", 0.5) for number in range(6)] == [
+        int(hashlib.sha256(f"holdout customer {number}".encode()).hexdigest()[0], 16) < 8 for number in range(6)
+    ]
+
+
+def test_the_held_out_would_have_got_it_and_do_not() -> None:
+    people = [f"c{number}@x.test" for number in range(40)]
+    known = contacts([(who, 1) for who in people], yes(*people[:30]), [(who, who) for who in people])
+    campaign = make_campaign(known, NOBODY, PLAIN.model_copy(update={"holdout_share": 0.5}), NAMES)
+    held = [who for who in people[:30] if is_held_out(who, 0.5)]
+    assert 5 < len(held) < 25
+    assert campaign.holdout["email"].to_list() == sorted(held)
+    assert campaign.recipients["email"].to_list() == sorted(set(people[:30]) - set(held))
+
+
+# --------------------------------------------------------------------------------------------------------------- delta
+
+
+def sent(campaign, day: date = date(2026, 3, 2)) -> LastSend:
+    return LastSend(day, row_digests(campaign.recipients).select("address_hash", "row_digest"))
+
+
+def test_the_delta_is_what_changed_or_is_new_and_removed_what_must_stop() -> None:
+    people = ["a@x.test", "b@x.test", "c@x.test", "d"]
+    own = [(who, who) for who in people[:3]]
+    moved = [("d", "email", "d@old.test", 1)]
+    first = make_campaign(
+        contacts([(who, 1) for who in people], [*yes("a@x.test", "b@x.test", "d"), *moved], own), NOBODY, PLAIN, NAMES
+    )
+    assert first.delta.equals(first.recipients) and first.removed.is_empty()
+    picks = [("a@x.test", 1, "p1"), ("c@x.test", 1, "p1"), ("d", 1, "p1")]
+    answers = [
+        *yes("a@x.test", "c@x.test", "d", second=2),
+        ("b@x.test", "newsletter", "no", 9),
+        *moved,
+        ("d", "email", "d@new.test", 5),
+    ]
+    second = make_campaign(contacts([(who, 1) for who in people], answers, own, picks), sent(first), PLAIN, NAMES)
+    assert second.recipients["email"].to_list() == ["a@x.test", "c@x.test", "d@new.test"]
+    assert second.delta["email"].to_list() == ["c@x.test", "d@new.test"]
+    assert second.removed.rows() == [("b@x.test", "b@x.test", "no consent"), ("d@old.test", "d", "no longer their address")]
+    changed = make_campaign(
+        contacts([("a@x.test", 1)], yes("a@x.test"), own, [("a@x.test", 1, "p2")]), sent(second), PLAIN, NAMES
+    )
+    assert changed.delta["email"].to_list() == ["a@x.test"]
+
+
+def test_digests_tell_every_column_and_every_null_apart() -> None:
+    base = {"email": "a@x.test", "one": "x", "two": None}
+    others = [base, {**base, "one": "xy"}, {**base, "one": None, "two": "x"}, {**base, "two": ""}, {**base, "email": "b@x.test"}]
+    frames = [pl.DataFrame([row], schema={"email": pl.String, "one": pl.String, "two": pl.String}) for row in others]
+    assert len({row_digests(frame)["row_digest"][0] for frame in frames}) == len(others)
+    assert row_digests(frames[0])["address_hash"].to_list() == [address_hash("a@x.test")]
+
+
+# -------------------------------------------------------------------------------------------------------- random people
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_people_against_plain_loops(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    activation = Activation(products_per_email=2, holdout_share=0.3, consent_required=bool(seed % 2))
+    people = [f"c{number}" for number in range(40)]
+    pool = [f"m{number}@x.test" for number in range(30)]
+    traits = [
+        (str(rng.choice(people)), str(rng.choice(["email", "e-mail"])), str(rng.choice([*pool, "none"])), int(rng.integers(6)))
+        for _ in range(50)
+    ] + [
+        (str(rng.choice(people)), str(rng.choice(["newsletter", "email consent"])), str(rng.choice(["yes", "No", "TRUE"])), int(rng.integers(6)))
+        for _ in range(70)
+    ]  # fmt: skip
+    identities = [(str(rng.choice(people)), str(rng.choice(pool))) for _ in range(25)]
+    place = {who: int(rng.integers(1, 15)) for who in people}
+    suppressed = frozenset(map(str, rng.choice([*people, *pool], 6)))
+    products = {who: int(rng.integers(0, 3)) for who in people}
+    picks = [(who, n, f"p{n}") for who in people for n in range(1, products[who] + 1)]
+    known = contacts(list(place.items()), traits, identities, picks, suppressed)
+    campaign = make_campaign(known, NOBODY, activation, NAMES)
+
+    address: dict[str, str] = {}
+    for who in people:
+        told = [(second, value) for other, name, value, second in traits if other == who and "mail" in name and "@" in value]
+        named = [identity for other, identity in identities if other == who]
+        if told:
+            latest = max(second for second, _ in told)
+            address[who] = min(value for second, value in told if second == latest)
+        elif named:
+            address[who] = min(named)
+    answer: dict[str, bool] = {}
+    for who in people:
+        said = [
+            (second, value) for other, name, value, second in traits if other == who and name in ("newsletter", "email consent")
+        ]
+        if said:
+            latest = max(second for second, _ in said)
+            answer[who] = all(value.lower() in ("yes", "true") for second, value in said if second == latest)
+    expected, reasons = {}, dict.fromkeys(campaign.left_out, 0)
+    reasons["no address"] = len(people) - len(address)
+    for one in set(address.values()):
+        sharing = sorted((who for who in address if address[who] == one), key=lambda who: (place[who], who))
+        reasons["address of another customer"] += len(sharing) - 1
+        if one in suppressed or any(who in suppressed for who in sharing):
+            reasons["suppressed"] += 1
+        elif any(answer.get(who) is False for who in sharing) or (
+            activation.consent_required and not any(who in answer for who in sharing)
+        ):
+            reasons["no consent"] += 1
+        elif not products[sharing[0]]:
+            reasons["no products"] += 1
+        elif any(is_held_out(who, 0.3) for who in sharing):
+            reasons["holdout"] += 1
+        else:
+            expected[one] = sharing[0]
+    assert dict(campaign.recipients.select("email", "external_id").rows()) == expected
+    assert campaign.left_out == reasons
+    assert campaign.recipients.height + sum(reasons.values()) == len(people)
+    assert broken_promises(campaign.recipients, known, activation, NAMES) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ promises
+
+
+def test_each_broken_promise_is_counted() -> None:
+    people = ["a@x.test", "b@x.test", "c@x.test", "d@x.test"]
+    held = next(f"h{n}@x.test" for n in range(1000) if is_held_out(f"h{n}@x.test", 0.1))
+    known = contacts(
+        [(who, 1) for who in (*people, held)],
+        [*yes("a@x.test", "b@x.test", held), ("c@x.test", "newsletter", "no", 1)],
+        [(who, who) for who in (*people, held)],
+        suppressed=frozenset({"b@x.test"}),
+    )
+    row = make_campaign(known, NOBODY, PLAIN, NAMES).recipients.head(1)
+    assert row["email"].to_list() == ["a@x.test"]
+    bad = [row.with_columns(email=pl.lit(who), external_id=pl.lit(who)) for who in (*people[1:], held)]
+    activation = PLAIN.model_copy(update={"holdout_share": 0.1})
+    found = [broken_promises(rows, known, activation, NAMES) for rows in bad]
+    assert found == [["2 are suppressed"], ["1 refused"], ["1 never consented"], ["1 belong to the holdout"]]
+    twice = broken_promises(pl.concat([row, row]), known, PLAIN, NAMES)
+    assert twice == ["1 addresses stand there twice", "1 customers stand there twice"]
+    assert broken_promises(row.with_columns(email=pl.lit("a@x.test b@x.test")), known, PLAIN, NAMES) == ["1 are no addresses"]
+
+
+# ----------------------------------------------------------------------------------------------------- files in and out
+
+
+def test_a_suppression_file_is_read_as_people_write_it(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_bytes('\ufeffAnn@X.test\r\n"bob@x.test"\r\n\r\n  Customer 7 \r\n'.encode())
+    assert read_suppressed(file) == (
+        frozenset({"ann@x.test", "bob@x.test", "customer 7"}),
+        hashlib.sha256(file.read_bytes()).hexdigest(),
+    )
+    assert read_suppressed(None) == (frozenset(), None)
+
+
+@pytest.mark.parametrize("content", [b"email\nann@x.test,unsubscribed\n", b"x\na@x.test b@x.test", b"x\na@x.test;b@x.test"])
+def test_a_suppression_file_with_more_than_addresses_is_refused_by_line_and_without_the_address(
+    tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "list.txt"
+    file.write_bytes(content)
+    with pytest.raises(SuppressionError, match=r"list\.txt:2: one address") as error:
+        read_suppressed(file)
+    assert "x.test" not in str(error.value)
+
+
+def test_an_unreadable_suppression_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"ann@x.test\n\xff\xfe")
+    for file in (tmp_path / "gone.txt", tmp_path, tmp_path / "list.txt"):
+        with pytest.raises(SuppressionError, match="cannot be read"):
+            read_suppressed(file)
+
+
+def test_a_long_csv_goes_on_in_further_parts_with_their_own_header() -> None:
+    rows = pl.DataFrame({"email": [f"a{n}@x.test" for n in range(1000)]})
+    parts = csv_parts(rows, limit=3000)
+    assert len(parts) > 4 and all(len(text) <= 3000 and text.startswith(b"email\n") for _, text in parts)
+    assert [line for _, text in parts for line in text.decode().splitlines()[1:]] == rows["email"].to_list()
+    assert pl.concat([part for part, _ in parts]).equals(rows)
