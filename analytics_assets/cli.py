@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from analytics_assets.warehouse.assets import Platform
 
 console = Console()
+FORMATS = ("kissmetrics",)
 # About a million lines in the five months that analytics.toml names.
 SIMULATED_CUSTOMERS = 27_000
 # With less room than this no commit and no page of Dagster's record fits.
@@ -45,7 +47,7 @@ def main() -> None:
     )
     for command in (run, check):
         command.add_argument("--exports", default=os.environ.get("EXPORTS") or None, help="the export's folder")
-        command.add_argument("--format", default=os.environ.get("FORMAT") or "kissmetrics", choices=["kissmetrics"])
+        command.add_argument("--format", default=os.environ.get("FORMAT") or "kissmetrics", help="kissmetrics")
     accept = commands.add_parser("accept", help="load a file again whose content has changed")
     accept.add_argument("files", nargs="+", help="as named in export_files, for example revisions/12.json")
     sent = commands.add_parser("sent", help="record that the e-mail list of a day was handed over; it is never sent twice")
@@ -53,6 +55,8 @@ def main() -> None:
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
     ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
     arguments = parser.parse_args()
+    if getattr(arguments, "format", "kissmetrics") not in FORMATS:
+        _stop(f"FORMAT={arguments.format}: there is no reader for it. Allowed: {', '.join(FORMATS)}.")
 
     from sqlalchemy.exc import OperationalError
 
@@ -268,8 +272,20 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
     )
     console.print(f"\nIt lies in [bold]{home.root}[/]. Look at it:", highlight=False, soft_wrap=True)
     console.print(f"  duckdb -readonly {home.database}      or any client; open it read-only", highlight=False, soft_wrap=True)
-    console.print("  make ui                 assets, checks, backfills, schedules: http://127.0.0.1:3000", highlight=False)
+    console.print(
+        f"  make ui{_environment()}                 assets, checks, backfills, schedules: http://127.0.0.1:3000",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print("  make run EXPORTS=dir FORMAT=kissmetrics ANALYTICS_HOME=dir      the same on your export", highlight=False)
+
+
+def _environment() -> str:
+    """What a command must be given to work on this home with these settings."""
+    return "".join(f" {name}={shlex.quote(os.environ[name])}" for name in _ENVIRONMENT if os.environ.get(name))
+
+
+_ENVIRONMENT = ("ANALYTICS_HOME", "ANALYTICS_CONFIG")
 
 
 def _parked(platform: Platform) -> int:
@@ -340,6 +356,9 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
     console.print("events    " + ", ".join(f"{_plain(name)} ({count:,})" for name, count in names), soft_wrap=True)
     console.print("properties " + ", ".join(f"{_plain(name)} ({count:,})" for name, count in keys), soft_wrap=True)
     missing = []
+    days = [day for day in (business.first_day, business.last_day) if day]
+    if total and days and (low.date() > max(days) + timedelta(days=1) or high.date() < min(days) - timedelta(days=1)):
+        missing.append(f"first_day and last_day under [business] miss the export, which runs from {low} to {high}")
     for label, wanted in (("[events] purchase", settings.events.purchase), ("[events] refund", settings.events.refund)):
         found = [name for name in wanted if name in every_name]
         console.print(
@@ -347,7 +366,7 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
             soft_wrap=True,
         )
         if not found and label.endswith("purchase"):
-            missing.append(label)
+            missing.append(f"{label} names no event of the sample")
         if len(found) > 1:
             console.print(
                 f"  [yellow]{' and '.join(found)} both occur: if they tell of the same money, name only one, or it counts twice[/]"
@@ -357,7 +376,7 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
         console.print(f"{_plain('[properties]')} {name}: {', '.join(found) or '-'}")
     if missing:
         console.print(
-            f"[bold red]error:[/] {_plain(missing[0])} names no event of the sample; `make run` would stop before orders.",
+            f"[bold red]error:[/] {_plain('; '.join(missing))}. `make run` would stop before orders.",
             soft_wrap=True,
         )
         sys.exit(1)

@@ -84,6 +84,12 @@ class Events(_Table):
     purchase: Names = ("purchased", "completed order", "order completed", "checkout complete", "billed")
     refund: Names = ("refunded", "order refunded", "returned item")
 
+    @model_validator(mode="after")
+    def _one_meaning_each(self) -> Events:
+        if both := sorted(set(self.purchase) & set(self.refund)):
+            raise ValueError(f"{', '.join(map(repr, both))} cannot be a purchase and a refund")
+        return self
+
 
 class Properties(_Table):
     """Which properties hold what. Of several names the first that a record carries counts."""

@@ -44,16 +44,12 @@ SELECT
     account_id,
     order_kind,
     order_id,
-    coalesce(
-        try_cast(revenue_text AS DECIMAL(18, 2)), try_cast(regexp_replace(revenue_text, '[^0-9.\-]', '', 'g') AS DECIMAL(18, 2))
-    ) AS revenue,
+    try_cast(amount_text(revenue_text) AS DECIMAL(18, 2)) AS revenue,
     upper(currency) AS currency,
     product_id,
     product_name,
     category,
-    coalesce(
-        try_cast(price_text AS DECIMAL(18, 4)), try_cast(regexp_replace(price_text, '[^0-9.\-]', '', 'g') AS DECIMAL(18, 4))
-    ) AS price,
+    try_cast(amount_text(price_text) AS DECIMAL(18, 4)) AS price,
     try_cast(quantity_text AS BIGINT) AS quantity,
     properties
 FROM named

@@ -30,6 +30,7 @@ def events(work: Work) -> Mapping[str, pa.Table]:
 def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Table]:
     """Events and property sets that occurred from `start` to `end`, straight from the landed records, by table name."""
     work.read(RECORDS, f"occurred_at >= '{start.isoformat()}' AND occurred_at < '{end.isoformat()}'")
+    work.connection.execute((_HERE / "amounts.duckdb.sql").read_text(encoding="utf-8"))
     names = work.settings.properties
     parameters = {
         "start_at": start,
@@ -62,7 +63,7 @@ def events_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.As
         audits=[
             Audit(
                 "orders_have_amounts",
-                "Fewer than half of the purchases and refunds lack a readable amount; else the revenue property is misnamed.",
+                "Fewer than half of the purchases and refunds lack a readable amount; else `revenue` under [properties] names another property.",
                 """SELECT name, count(*) AS events FROM rows WHERE order_kind IS NOT NULL GROUP BY name
                 HAVING count(*) >= 20 AND count(revenue) * 2 < count(*)""",
             )

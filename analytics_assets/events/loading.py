@@ -95,7 +95,7 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = (), find_touche
                 "SELECT file, sha256, bytes, modified_at FROM export_files"
             ).fetchall()
         }
-        new = [file for file in files if file.name in accept or _is_new(file, known, folder)]
+        new = [file for file in files if _is_new(file, known, folder, file.name in accept)]
         facts: list[dict[str, Any]] = []
         touched: set[datetime] = set()
         for batch in _batches(new):
@@ -127,19 +127,22 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = (), find_touche
     return Loaded([fact["file"] for fact in facts], sum(fact["lines"] for fact in facts), sorted(touched), through)
 
 
-def _is_new(file: ExportFile, known: dict[str, tuple[str, int, datetime]], folder: Path) -> bool:
+def _is_new(file: ExportFile, known: dict[str, tuple[str, int, datetime]], folder: Path, accepted: bool) -> bool:
     if file.name not in known:
         return True
     sha256, size, modified = known[file.name]
-    if size == file.size and modified == _modified(file):
-        return False
-    with open(file.path, "rb") as content:
-        if hashlib.file_digest(content, "sha256").hexdigest() == sha256:
-            return False
-    raise ExportError(
-        f"{folder / file.name}: the content has changed since it was loaded. If the new content is right, accept it: "
-        f"analytics-assets accept {file.name}. Nothing was loaded."
-    )
+    unchanged = size == file.size and modified == _modified(file)
+    if not unchanged:
+        with open(file.path, "rb") as content:
+            unchanged = hashlib.file_digest(content, "sha256").hexdigest() == sha256
+    if unchanged and accepted:
+        raise ExportError(f"{folder / file.name}: the content is that which was loaded; there is nothing to accept.")
+    if not unchanged and not accepted:
+        raise ExportError(
+            f"{folder / file.name}: the content has changed since it was loaded. If the new content is right, accept it, with the "
+            f"same ANALYTICS_HOME: .venv/bin/analytics-assets accept {file.name}. Nothing was loaded."
+        )
+    return not unchanged
 
 
 def _modified(file: ExportFile) -> datetime:

@@ -31,9 +31,7 @@ SELECT
     coalesce(returned_id, purchased_id) AS product_id,
     CASE WHEN coalesce(returned_id, purchased_id) IS NOT NULL THEN any_name END AS product_name,
     CASE WHEN coalesce(returned_id, purchased_id) IS NOT NULL THEN category END AS category,
-    coalesce(
-        try_cast(price_text AS DECIMAL(18, 4)), try_cast(regexp_replace(price_text, '[^0-9.\-]', '', 'g') AS DECIMAL(18, 4))
-    ) AS price,
+    try_cast(amount_text(price_text) AS DECIMAL(18, 4)) AS price,
     try_cast(quantity_text AS BIGINT) AS quantity,
     properties
 FROM named

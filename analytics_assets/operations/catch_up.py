@@ -265,6 +265,8 @@ def check_purchases(platform: Platform) -> None:
             low, high = connection.sql("SELECT min(occurred_at), max(occurred_at) FROM records WHERE kind = 'event'").fetchall()[
                 0
             ]
+            if low is None:
+                raise StepFailed("No line of the export could be read: see rejected_lines, or run `make check`.")
             business = platform.settings.business
             raise StepFailed(
                 f"No event lies between first_day ({platform.clock.first_day}) and last_day ({business.last_day or 'today'}): "

@@ -256,7 +256,8 @@ def _materialize(
             found = connection.sql(f"SELECT * FROM ({query}) LIMIT 5").fetchall()
             yield _check_result(name, not found, keys, {"violations": [str(row) for row in found]} if found else {})
             if found:
-                text = f"{main.name} {_span(keys)}: {name} failed: {found[0]}. The last good partition stands."
+                meant = next((a.means for a in audits if a.name == name), _AS_DECLARED)
+                text = f"{main.name} {_span(keys)}: {name} failed: {found[0]}. It checks: {meant} The last good partition stands."
                 raise dg.Failure(text, metadata={"violations": [str(row) for row in found]}, allow_retries=False)
 
         warned = [

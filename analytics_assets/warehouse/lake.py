@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
@@ -42,7 +43,8 @@ class Pin:
 
     def files(self, pruning: str | None = None) -> list[str]:
         """The immutable Parquet files of this version, without those that `pruning` (a SQL predicate) rules out."""
-        return sorted(self.delta.file_uris(file_pruning_predicate=pruning)) if self.delta else []
+        # A space or an umlaut in the path of the home is escaped in Delta's URIs.
+        return sorted(map(unquote, self.delta.file_uris(file_pruning_predicate=pruning))) if self.delta else []
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -17,6 +18,8 @@ from analytics_assets.warehouse.lake import Lake, Pin
 from analytics_assets.warehouse.tables import Table
 
 VERSIONS_KEPT = 3
+# What people open must open in the DuckDB that their notebook or BI tool brings.
+OLDEST_READER = "v1.2.0"
 
 
 def publish(home: Home, tables: Sequence[Table]) -> bool:
@@ -48,14 +51,19 @@ def publish(home: Home, tables: Sequence[Table]) -> bool:
 def is_behind(home: Home, tables: Sequence[Table]) -> bool:
     """Whether the lake holds versions that `analytics.duckdb` does not show."""
     lake = Lake(home.lake)
-    return _published_versions(home) != {table.name: lake.pin(table).version for table in _read_by(tables)}
+    return _published(home) != _contents(home, {table.name: lake.pin(table) for table in _read_by(tables)})
 
 
 def _read_by(tables: Sequence[Table]) -> list[Table]:
     return [table for table in tables if table.publication]
 
 
-def _published_versions(home: Home) -> dict[str, int | None] | None:
+def _contents(home: Home, pins: Mapping[str, Pin]) -> dict[str, Any]:
+    """What a version shows. Its views hold absolute paths: a home that was moved must be published again."""
+    return {"home": str(home.root), "versions": {name: pin.version for name, pin in pins.items()}}
+
+
+def _published(home: Home) -> dict[str, Any] | None:
     try:
         return json.loads((home.published / "versions.json").read_text()) if home.database.exists() else None
     except (FileNotFoundError, ValueError):
@@ -76,18 +84,22 @@ def _build(home: Home, tables: Sequence[Table]) -> None:
     building = home.published / "building.duckdb"
     for leftover in home.published.glob("building.duckdb*"):
         leftover.unlink()
-    with contextlib.closing(duckdb.connect(str(building))) as connection:
+    with contextlib.closing(duckdb.connect()) as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"ATTACH {_literal(str(building))} AS analytics (STORAGE_VERSION '{OLDEST_READER}')")
+        connection.execute("USE analytics")
         for table in _read_by(tables):
             _publish_table(connection, table, pins)
-        connection.execute("CHECKPOINT")
+        connection.execute("CHECKPOINT analytics")
+        connection.execute("USE memory")
+        connection.execute("DETACH analytics")
     building.chmod(0o444)
     building.replace(target)
     link = home.published / ".link"
     link.unlink(missing_ok=True)
     link.symlink_to(target.relative_to(home.root))
     link.replace(home.database)
-    _write_atomically(home.published / "versions.json", json.dumps({name: pin.version for name, pin in pins.items()}))
+    _write_atomically(home.published / "versions.json", json.dumps(_contents(home, pins)))
     for number in numbers[: -VERSIONS_KEPT + 1]:
         (home.published / f"analytics-{number:06}.duckdb").unlink(missing_ok=True)
 

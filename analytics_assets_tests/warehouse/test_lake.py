@@ -51,6 +51,12 @@ def test_a_table_that_was_never_written_is_empty_with_its_columns(shelf, tmp_pat
     assert stored(tmp_path, shelf.daily) == []
 
 
+def test_a_home_may_have_any_letters_in_its_path(shelf, tmp_path) -> None:
+    root = tmp_path / "my dätä #1"
+    replace(root, shelf, [shelf.sale("a", 1), shelf.sale("b", 2)], 1, 2)
+    assert ids(root, shelf.daily) == ["a", "b"]
+
+
 def test_a_replacement_clears_its_days_and_leaves_the_others(shelf, tmp_path) -> None:
     replace(tmp_path, shelf, [shelf.sale("a", 1), shelf.sale("b", 2), shelf.sale("c", 3)], 1, 3)
     replace(tmp_path, shelf, [shelf.sale("d", 2)], 2, 2)

@@ -23,6 +23,8 @@ from sqlglot.optimizer.qualify import qualify
 import analytics_assets
 from analytics_assets.definitions import PUBLISHED
 from analytics_assets.events.tables import RECORDS
+from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
+from analytics_assets.settings import Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
 
@@ -224,6 +226,8 @@ _POOLS = {
     "customer_id": "'person ' || {r} % 12",
     "event_id": "'event ' || {r} % 120",
     "product_id": "'sku ' || {r} % 5",
+    "trait": "'trait ' || {r} % 2",
+    "order_date": "DATE '2026-03-28' + CAST({r} % 4 - {r} // 4 % 4 // 3 * 31 AS INTEGER)",
     "currency": "['EUR', 'GBP', 'JPY'][1 + {r} % 3]",
     "order_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "item_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
@@ -314,14 +318,21 @@ def _rows(table: pa.Table) -> Counter[tuple[Any, ...]]:
     return Counter(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
+def _register_intermediates(file: Path, tables: duckdb.DuckDBPyConnection) -> None:
+    """Make what a file reads beside stored tables: the rows of the file of that name in its folder."""
+    tables.register(SEGMENT_OF_SCORES.name, segment_of_scores(Segments().rules))
+    for name in _table_names(sqlglot.parse_one(file.read_text(encoding="utf-8"), read="duckdb")):
+        if name.removeprefix("lake_") not in TABLES and name != SEGMENT_OF_SCORES.name:
+            intermediate = min((other for other in FILES if other.stem == name), key=lambda other: other.parent != file.parent)
+            _register_intermediates(intermediate, tables)
+            tables.register(name, run(tables, intermediate, PARAMETERS).to_arrow_table())
+
+
 @files
 def test_file_gives_the_same_rows_on_spark(file: Path, tables: duckdb.DuckDBPyConnection, spark: Any, tmp_path: Path):
     tree = sqlglot.parse_one(file.read_text(encoding="utf-8"), read="duckdb")
+    _register_intermediates(file, tables)
     for name in _table_names(tree):
-        if name.removeprefix("lake_") not in TABLES:
-            # Not a stored table but the rows of the file of that name.
-            intermediate = next(other for other in FILES if other.stem == name)
-            tables.register(name, run(tables, intermediate, PARAMETERS).to_arrow_table())
         path = tmp_path / f"{name}.parquet"
         tables.sql(f"FROM {name}").write_parquet(str(path))
         spark.read.parquet(str(path)).createOrReplaceTempView(name)

@@ -174,6 +174,15 @@ def order_assets(platform: Platform, condition: dg.AutomationCondition) -> list[
                     "SELECT event_id, net_revenue FROM rows WHERE kind = 'refund' AND net_revenue > 0",
                 )
             ],
+            warnings=[
+                Audit(
+                    "every_order_has_an_amount",
+                    "No order or refund counts as 0 because its amount is missing or cannot be read, and it has no priced lines.",
+                    """SELECT event_date, count(*) AS orders_without_amount FROM events AS e
+                    WHERE order_kind IS NOT NULL AND revenue IS NULL
+                    AND event_id NOT IN (SELECT event_id FROM order_items WHERE price IS NOT NULL) GROUP BY event_date ORDER BY 1""",
+                )
+            ],
             settings=("items", "business.currency"),
             group="retail",
             condition=condition,
