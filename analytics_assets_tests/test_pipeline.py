@@ -20,6 +20,10 @@ AS_OF = (
     *("identities", "product_affinity", "customers"),
     *("ltv_hindsight", "cohort_retention", "customer_ltv", "customer_segments"),
 )
+AS_OF_TABLES = (
+    *("identities", "customers", "customer_ltv", "ltv_backtests"),
+    *("customer_segments", "segment_movements", "cohort_retention"),
+)
 SATURDAY, SUNDAY, MONDAY, TUESDAY = (date(2011, 10, 29), date(2011, 10, 30), date(2011, 10, 31), date(2011, 11, 1))
 
 
@@ -267,7 +271,8 @@ def test_a_late_file_restates_its_hours_and_days_and_equals_a_load_from_nothing(
     hour = datetime(2011, 10, 30, 20, tzinfo=UTC)
     assert {key for key in changed if key[1] is not None} == {
         ("events", hour), ("property_sets", hour), ("orders", SUNDAY), ("order_items", SUNDAY),
-        *((table, day) for table in ("identities", "customers", "customer_ltv") for day in (SUNDAY, MONDAY, TUESDAY)),
+        *((table, day) for table in AS_OF_TABLES for day in (SUNDAY, MONDAY, TUESDAY)),
+        *((table, TUESDAY) for table in ("recommendations", "product_recommendations")),
     }  # fmt: skip
     assert branch.query("SELECT sum(net_revenue) FROM orders WHERE order_date = '2011-10-30'") == [(Decimal("30.00"),)]
 

@@ -14,15 +14,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from analytics_assets.retail.affinity.assets import product_affinity
+from analytics_assets.retail.cohorts.assets import cohort_retention
+from analytics_assets.retail.customers.assets import customers
+from analytics_assets.retail.ltv.assets import customer_ltv
+from analytics_assets.retail.recommendations.assets import recommendations as recommended
+from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.kissmetrics import write_export
 from analytics_assets.simulation.retailer import Retailer, simulate
-from analytics_assets_tests.benchmarks import batch, landing, ltv
+from analytics_assets_tests.benchmarks import affinity, batch, landing, ltv, recommendations, suite
+from analytics_assets_tests.benchmarks.big_shop import BigShop
 from analytics_assets_tests.benchmarks.comparison import Comparison
 
 REPETITIONS = 3
 SHOP = Retailer(first_day=date(2026, 3, 1), last_day=date(2026, 4, 30), customers=12_000)
 """Two months: more would lengthen Dagster's bookkeeping of hours, which is shown but not compared."""
+BIG_SHOP = BigShop(customers=100_000, products=5_000, lines=1_000_000, days=365)
 PACKAGES = ("dagster", "duckdb", "deltalake", "polars", "lifetimes")
 
 
@@ -39,6 +47,8 @@ def main() -> None:
             table.add_row(row.what, row.ours, row.other, *seconds, f"{row.ratio:.2f}", goal)
             console.print(f"measured: {row.what}: {row.ratio:.2f}")
         console.print(table)
+    for line in _standings():
+        console.print(line)
 
 
 def _measured(folder: Path, console: Console) -> Iterator[Comparison]:
@@ -59,6 +69,23 @@ def _measured(folder: Path, console: Console) -> Iterator[Comparison]:
     for line in bookkeeping:
         console.print(line)
     yield from ltv.measure(REPETITIONS)
+    yield from affinity.measure(REPETITIONS, folder)
+    yield from recommendations.measure(REPETITIONS, folder)
+    night = (customers, customer_ltv, customer_segments, cohort_retention, product_affinity, recommended)
+    yield from suite.measure(BIG_SHOP, night, [BIG_SHOP.last_day], folder / "big shop")
+
+
+def _standings() -> Iterator[str]:
+    """What the models reach on data sets that others have measured, as far as these are there."""
+    yield from ltv.accuracy()
+    tested = list(recommendations.online_retail(ltv.ONLINE_RETAIL)) if ltv.ONLINE_RETAIL.exists() else []
+    if path := recommendations.movielens_path():
+        tested.append(recommendations.movielens(path))
+    for one in tested:
+        yield (
+            f"{one.what}: {one.model}, {one.customers:,} customers: recall@20 {one.recall_at_20:.3f}, NDCG@10 {one.ndcg_at_10:.3f}; "
+            f"to beat {one.recall_to_beat:.3f} and {one.ndcg_to_beat:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def measure(repetitions: int) -> Iterator[Comparison]:
 def accuracy() -> Iterator[str]:
     """A line per data set: the forecast of one day, refits and gate included, beside what came true and beside the best known.
 
-    The days and horizons are test windows: nothing was tuned to them. Online Retail is left out where its file is not there.
+    The days and horizons are test windows. They were seen while the method was made: two later choices (ties go to the simplest
+    candidate, fewer bins for the trees) moved the errors by less than 2 %. Online Retail is left out where its file is not there.
     """
     cases = [("CDNOW", cdnow_purchases(), date(1997, 12, 31), 182, 20.7)]
     if ONLINE_RETAIL.exists():
