@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -114,8 +113,7 @@ def plot_heat_map(work: Work, rows: pa.Table) -> bytes:
         color=alt.condition("datum.retention > 0.3", alt.value("white"), alt.value("black")),
     )
     chart = (cells + figures).properties(width=alt.Step(30), height=alt.Step(16))
-    with io.BytesIO(vlc.vegalite_to_png(chart.to_json(), scale=1.5)) as image:
-        return image.read()
+    return vlc.vegalite_to_png(chart.to_json(), scale=1.5)
 
 
 def cohort_retention_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

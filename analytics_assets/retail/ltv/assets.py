@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
@@ -275,8 +274,7 @@ def plot_ranking(work: Work, rows: pa.Table) -> bytes:
         )
         .properties(width=420, height=240)
     )
-    with io.BytesIO(vlc.vegalite_to_png(chart.to_json(), scale=1.5)) as image:
-        return image.read()
+    return vlc.vegalite_to_png(chart.to_json(), scale=1.5)
 
 
 def customer_ltv_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal
@@ -153,8 +152,7 @@ def plot_said_and_came_true(work: Work, rows: pa.Table) -> bytes:
         )
         .properties(width=420, height=240)
     )
-    with io.BytesIO(vlc.vegalite_to_png(chart.to_json(), scale=1.5)) as image:
-        return image.read()
+    return vlc.vegalite_to_png(chart.to_json(), scale=1.5)
 
 
 def ltv_hindsight_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from itertools import product
@@ -300,8 +299,7 @@ def plot_segments(work: Work, rows: pa.Table) -> bytes:
         )
         .properties(width=420, height=alt.Step(12))
     )
-    with io.BytesIO(vlc.vegalite_to_png(chart.to_json(), scale=1.5)) as image:
-        return image.read()
+    return vlc.vegalite_to_png(chart.to_json(), scale=1.5)
 
 
 def customer_segments_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
