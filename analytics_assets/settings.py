@@ -198,12 +198,22 @@ class Segments(_Table):
         return self
 
 
+FIRST_ORDER_MONTH = "first order month"
+
+
 class Customers(_Table):
     """Which properties of people are kept as `traits`; cohorts are made by each of those under `cohorts`."""
 
     cohorts: Names = ()
     email: Names = ("email", "email address", "e-mail")
     consent: Names = ("email consent", "newsletter", "subscribed", "accepts marketing")
+
+    @field_validator("cohorts")
+    @classmethod
+    def _not_the_built_in_cohort(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if FIRST_ORDER_MONTH in names:
+            raise ValueError(f"{FIRST_ORDER_MONTH!r} is the cohort that is always made; leave it out")
+        return names
 
     @property
     def traits(self) -> tuple[str, ...]:

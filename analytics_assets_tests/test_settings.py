@@ -158,3 +158,8 @@ def test_rules_that_leave_a_customer_without_a_segment_are_refused() -> None:
 def test_every_trait_that_some_setting_names_is_kept_once() -> None:
     settings = parse_settings(GOOD + '[customers]\ncohorts = ["Country", "newsletter"]\nemail = "mail"\n', "shop.toml")
     assert settings.customers.traits == ("country", "newsletter", "mail", "email consent", "subscribed", "accepts marketing")
+
+
+def test_a_cohort_by_the_property_whose_name_the_built_in_one_has_is_refused() -> None:
+    message = mistake(GOOD + '[customers]\ncohorts = ["First Order Month"]\n')
+    assert message.startswith("shop.toml:5: customers.cohorts: 'first order month' is the cohort that is always made")

@@ -12,12 +12,11 @@ import pyarrow as pa
 from analytics_assets.events.tables import IDENTITIES, TRAITS
 from analytics_assets.retail.customers.assets import CUSTOMERS
 from analytics_assets.retail.orders.assets import ORDERS
+from analytics_assets.settings import FIRST_ORDER_MONTH
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
 from analytics_assets.warehouse.tables import Column, Table
 
 _HERE = Path(__file__).parent
-
-FIRST_ORDER_MONTH = "first order month"
 
 COHORT_RETENTION = Table(
     name="cohort_retention",

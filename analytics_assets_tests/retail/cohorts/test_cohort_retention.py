@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analytics_assets.retail.cohorts.assets import FIRST_ORDER_MONTH, cohort_retention_asset
+from analytics_assets.retail.cohorts.assets import cohort_retention_asset
 from analytics_assets.retail.customers.assets import CUSTOMERS
+from analytics_assets.settings import FIRST_ORDER_MONTH
 
 FIGURES = ("period", "customers", "active", "retention", "net_revenue", "cumulative_net_revenue_per_customer")
 
