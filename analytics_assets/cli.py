@@ -51,7 +51,7 @@ def main() -> None:
     accept = commands.add_parser("accept", help="load a file again whose content has changed")
     accept.add_argument("files", nargs="+", help="as named in export_files, for example revisions/12.json")
     sent = commands.add_parser("sent", help="record that the e-mail list of a day was handed over; it is never sent twice")
-    sent.add_argument("day", type=date.fromisoformat, help="the list's business day, for example 2026-03-31")
+    sent.add_argument("day", type=_day, help="the list's business day, for example 2026-03-31")
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
     ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
     arguments = parser.parse_args()
@@ -84,6 +84,13 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("stopped; what was committed stands, and the same command goes on from there")
         sys.exit(130)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2026-03-31") from None
 
 
 def _stop(message: str) -> NoReturn:

@@ -215,6 +215,16 @@ def test_the_same_again_runs_nothing_and_changes_nothing(branch) -> None:
     assert branch.digests() == digests
 
 
+def test_what_is_held_back_after_a_change_of_settings_is_tried_again_by_every_run(branch) -> None:
+    activation = branch.settings.activation.model_copy(update={"products_per_email": 3})
+    branch.settings = branch.settings.model_copy(update={"activation": activation})
+    for _ in range(2):
+        tried = [done for done in branch.catch_up() if "email_campaign" in done.stage.assets]
+        assert [bool(done.held_back) for done in tried] == [True]
+    kept = branch.platform().home.contents().built_with
+    assert "email_campaign" not in kept and "recommendations" in kept
+
+
 def test_materialising_everything_again_writes_no_new_version(branch) -> None:
     versions, digests = branch.versions(), branch.digests()
     definitions = build_definitions(branch.platform())

@@ -32,7 +32,7 @@ from analytics_assets.activation.onsite import (
 )
 from analytics_assets.activation.onsite import LOCK as ONSITE_LOCK
 from analytics_assets.activation.sends import LOCK as EMAIL_LOCK
-from analytics_assets.activation.sends import email_channel, last_send, sent_days
+from analytics_assets.activation.sends import email_channel, last_send, made_with, sent_days
 from analytics_assets.events.tables import IDENTITIES, TRAITS
 from analytics_assets.home import Home
 from analytics_assets.partitions import all_earlier_days
@@ -110,6 +110,7 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
         "delta_since": last.day.isoformat() if last.day else None,
         "unchanged": campaign.recipients.height - campaign.delta.height,
         "suppression_file_sha256": suppression_digest,
+        "made_with": made_with(work.platform),
     }
     return Made(files, content, {"dagster/row_count": campaign.recipients.height, **counts, **delta})
 
@@ -176,7 +177,7 @@ class Outlet:
 
     `make` writes a day's folder and its docstring is the asset's page; `release` shows a sealed generation and gives figures
     for the page; a day that `is_final` is never made again. `day_tables` are read for the day alone, `history_tables` for all days
-    up to it.
+    up to it. `made_with` changes when something outside the tables and the settings does that the day is made with.
     """
 
     make: Callable[[Work, date, Path], Made]
@@ -184,6 +185,7 @@ class Outlet:
     is_final: Callable[[Platform, date], bool]
     channel: Callable[[Home], Channel]
     lock: str
+    made_with: Callable[[Platform], str]
     day_tables: tuple[Table, ...]
     history_tables: tuple[Table, ...]
     settings: tuple[str, ...]
@@ -202,6 +204,7 @@ EMAIL = Outlet(
     is_final=_was_sent,
     channel=email_channel,
     lock=EMAIL_LOCK,
+    made_with=made_with,
     day_tables=(CUSTOMER_LTV, LTV_BACKTESTS, CUSTOMER_SEGMENTS, RECOMMENDATIONS, RECOMMENDATION_QUALITY, IDENTITIES),
     history_tables=(TRAITS, ORDER_ITEMS),
     settings=("activation", "customers", "business.currency"),
@@ -222,6 +225,7 @@ ONSITE = Outlet(
     is_final=lambda platform, day: False,
     channel=onsite_channel,
     lock=ONSITE_LOCK,
+    made_with=lambda platform: "redis" if redis_url() else "files",
     day_tables=(RECOMMENDATIONS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY),
     history_tables=(),
     settings=("activation",),
@@ -267,7 +271,7 @@ def _asset(
         check_specs=[dg.AssetCheckSpec("may_go_out", asset=name, blocking=True, description=_MAY_GO_OUT)],
         retry_policy=RETRIES,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        code_version=code_version(platform, outlet.make, (), outlet.settings),
+        code_version=f"{code_version(platform, outlet.make, (), outlet.settings)}-{outlet.made_with(platform)}",
         automation_condition=condition,
         group_name="activation",
         owners=["team:analytics"],
@@ -370,12 +374,16 @@ def _is_current(platform: Platform, outlet: Outlet) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=outlet.name,
         name="is_current",
-        description="What is out is of the business day that is due by now. If not: how old it is, and why the newer one is held.",
+        description="What is out is of the business day that is due by now, byte for byte as it was made. If not: how old it is, "
+        "and why the newer one is held.",
     )
     def is_current() -> dg.AssetCheckResult:
-        status = outlet.channel(platform.home).write_status(newest_due_day(platform.clock))
+        channel = outlet.channel(platform.home)
+        status, newest = channel.write_status(newest_due_day(platform.clock)), channel.newest()
+        damaged = newest.damaged_files() if newest else []
         return dg.AssetCheckResult(
-            passed=status["state"] == "current", metadata={key: str(value) for key, value in status.items()}
+            passed=status["state"] == "current" and not damaged,
+            metadata={key: str(value) for key, value in {**status, "damaged files": ", ".join(damaged) or "none"}.items()},
         )
 
     return is_current

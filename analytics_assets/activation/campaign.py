@@ -12,6 +12,7 @@ The columns are those that two senders import as they are:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -164,8 +165,16 @@ def _people(contacts: Contacts, activation: Activation, customers: Customers) ->
     suppressed = list(contacts.suppressed)
     held_out = [is_held_out(who, activation.holdout_share) for who in contacts.standing["customer_id"]]
     agrees, refuses = pl.col("agrees").any(), (~pl.col("agrees")).any()
+    # Somebody who never bought may share the address of somebody who did, and may have refused.
+    everybody = pl.concat([frame.select("customer_id") for frame in (contacts.standing, contacts.traits, contacts.identities)])
     return (
-        contacts.standing.with_columns(held_out=pl.Series(held_out, dtype=pl.Boolean))
+        everybody.unique(maintain_order=True)
+        .join(
+            contacts.standing.with_columns(held_out=pl.Series(held_out, dtype=pl.Boolean)),
+            on="customer_id",
+            how="left",
+            maintain_order="left",
+        )
         .join(consent, on="customer_id", how="left")
         .join(told, on="customer_id", how="left")
         .join(named, on="customer_id", how="left")
@@ -176,6 +185,7 @@ def _people(contacts: Contacts, activation: Activation, customers: Customers) ->
             held_out=pl.col("held_out").any().over("email"),
             consents=((agrees if activation.consent_required else pl.lit(True)) & ~refuses).over("email"),
         )
+        .filter(pl.col("place").is_not_null())
     )
 
 
@@ -279,8 +289,18 @@ def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Ac
             before = answers.get(who, (-1, True))
             if second > before[0] or (second == before[0] and not agrees):
                 answers[who] = (second, agrees)
+    told: dict[str, tuple[int, str]] = {}
+    for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
+        address = value.strip().lower()
+        if trait in customers.email and re.match(ADDRESS, address):
+            newest, smallest = told.get(who, (-1, address))
+            told[who] = (
+                (second, address) if second > newest else (newest, min(smallest, address) if second == newest else smallest)
+            )
     addresses = recipients["email"].to_list()
-    refused = [who for who in recipients["external_id"] if who in answers and not answers[who][1]]
+    refusing = {who for who, (_, agrees) in answers.items() if not agrees}
+    refused = [who for who in recipients["external_id"] if who in refusing]
+    refused += set(addresses) & {told[who][1] for who in refusing if who in told}
     silent = [
         address
         for address, who in recipients.select("email", "external_id").iter_rows()

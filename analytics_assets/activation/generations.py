@@ -23,6 +23,7 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+STATUS = "status.json"
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,7 @@ class Channel:
 
     def generation(self, day: date) -> Generation | None:
         """What is out for a day."""
-        folder = self.root / day.isoformat()
-        try:
-            return Generation(day, folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
+        return self._sealed(self.root / day.isoformat(), day)
 
     def days(self) -> list[date]:
         """Days that have a generation, oldest first."""
@@ -97,7 +94,8 @@ class Channel:
             built: the folder that `building` gave.
             day: the business day.
             rows: rows of each file by name.
-            content: further facts of the manifest that belong to the content; a change of them is a new generation.
+            content: further facts of the manifest that belong to the content; a change of them is a new generation. An equal one
+                that stands already is kept, unless its files are damaged: then this one takes its place.
             circumstances: facts that may differ between equal generations: run, versions, times.
         """
         files = {
@@ -108,13 +106,24 @@ class Channel:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
         name = f"{day.isoformat()}-{digest}"
         folder = self.root / "generations" / name
-        if not (folder / MANIFEST).exists():
+        standing = self._sealed(folder, day)
+        if standing is None or standing.damaged_files():
             manifest = {**facts, "generation": name, **circumstances}
             (built / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             for path in (*built.iterdir(), built):
                 _to_disk(path)
+            if folder.exists():
+                folder.rename(built.with_name(f"{built.name}-damaged"))
             built.rename(folder)
-        return Generation(day, folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        sealed = self._sealed(folder, day)
+        assert sealed is not None
+        return sealed
+
+    def _sealed(self, folder: Path, day: date) -> Generation | None:
+        try:
+            return Generation(day, folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
 
     def show(self, generation: Generation) -> None:
         """Let the day's link lead to a sealed generation, and clear away what is past keeping."""
@@ -149,11 +158,8 @@ class Channel:
             asked: the business day that was tried; None renews the age alone.
             reasons: why it is held back; empty when it is out.
         """
-        newest, path, now = self.newest(), self.root / "status.json", datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            before = {"asked_for": None, "state": None, "reasons": []}
+        newest, now = self.newest(), datetime.now(UTC).isoformat(timespec="seconds")
+        before = self.status() or {"asked_for": None, "state": None, "reasons": []}
         held_before = before["state"] == "held" and (asked is None or asked.isoformat() < before["asked_for"])
         if held_before:
             asked, reasons = date.fromisoformat(before["asked_for"]), before["reasons"]
@@ -172,8 +178,15 @@ class Channel:
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = self.root / ".status.json"
         temporary.write_text(json.dumps(status, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        temporary.replace(self.root / STATUS)
         return status
+
+    def status(self) -> dict[str, Any] | None:
+        """What `status.json` says; None where it is not there or is no status."""
+        try:
+            return json.loads((self.root / STATUS).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
 
 
 def sha256_of(path: Path) -> str:

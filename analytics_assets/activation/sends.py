@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, date, datetime
 
 import polars as pl
 
-from analytics_assets.activation.campaign import LastSend, row_digests
+from analytics_assets.activation.campaign import LastSend, SuppressionError, read_suppressed, row_digests
 from analytics_assets.activation.generations import Channel, Generation
 from analytics_assets.home import Home
 from analytics_assets.warehouse.assets import Platform
@@ -68,6 +69,16 @@ def last_send(platform: Platform, campaign: str, before: date) -> LastSend:
     return LastSend(earlier[-1], rows)
 
 
+def made_with(platform: Platform) -> str:
+    """Changes when the settings of the list, or the suppression file that they name, change: part of a list's content."""
+    try:
+        _, suppression_digest = read_suppressed(platform.settings.activation.suppression_file)
+    except SuppressionError:
+        suppression_digest = "unreadable"
+    settings = platform.settings.fingerprint("activation", "customers", "business.currency")
+    return hashlib.sha256(f"{settings} {suppression_digest}".encode()).hexdigest()[:12]
+
+
 def mark_sent(platform: Platform, day: date) -> int:
     """Record that the list of a day has been handed over; every row of it and of its holdout goes to the ledger in one commit.
 
@@ -78,11 +89,13 @@ def mark_sent(platform: Platform, day: date) -> int:
         The number of recipients.
 
     Raises:
-        SendRefused: there is no list, it is empty or damaged, it was sent before, a later one was, or its delta was made
-            against another send than the last.
+        SendRefused: there is no list, it is empty or damaged, was made with other settings or another suppression file, or
+            a newer one of that day is held back; it was sent before, a later one was, or its delta was made against another
+            send than the last.
     """
     with platform.home.lock(LOCK):
-        generation = email_channel(platform.home).generation(day)
+        channel = email_channel(platform.home)
+        generation = channel.generation(day)
         if generation is None:
             raise SendRefused(f"There is no list for {day}: materialise email_campaign for that day first.")
         campaign = generation.manifest["campaign"]
@@ -98,6 +111,14 @@ def mark_sent(platform: Platform, day: date) -> int:
             raise SendRefused(
                 f"The delta of {day} says what changed since {since or 'nothing was sent'}, but {sent[-1]} has been sent since. "
                 f"Materialise email_campaign for {day} again."
+            )
+        status = channel.status()
+        if status and status["state"] == "held" and status["asked_for"] == day.isoformat():
+            raise SendRefused(f"The list of {day} was to be made anew and is held back: {'; '.join(status['reasons'])}.")
+        if generation.manifest["made_with"] != made_with(platform):
+            raise SendRefused(
+                f"The settings or the suppression file have changed since the list of {day} was made: materialise "
+                f"email_campaign for {day} again, or `make run`."
             )
         if damaged := generation.damaged_files():
             raise SendRefused(

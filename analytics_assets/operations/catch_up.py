@@ -245,7 +245,11 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
     run(events_to_run(platform, instance))
     check_purchases(platform)
     run(days_to_run(platform, instance, definitions))
-    platform.home.remember(built_with=code_versions(platform))
+    # What was held back was not built: it is tried again, with whatever has changed, by the next run.
+    held = {name for one in done if one.held_back for name in one.stage.assets}
+    before = platform.home.contents().built_with or {}
+    built = {name: version for name, version in code_versions(platform).items() if name not in held}
+    platform.home.remember(built_with={**{name: before[name] for name in held & before.keys()}, **built})
     return done
 
 

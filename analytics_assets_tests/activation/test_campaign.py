@@ -89,6 +89,14 @@ def test_who_refuses_decides_for_all_with_the_address() -> None:
     assert addresses(contacts([("a", 1), ("b", 2)], [*told, *yes("a"), ("b", "newsletter", "no", 1)])) == []
 
 
+def test_who_never_bought_and_refuses_decides_for_the_address_too() -> None:
+    refusal = [("visitor", "newsletter", "no", 1)]
+    told = [("a", "email", "one@x.test", 1), ("visitor", "email", "one@x.test", 1), *yes("a")]
+    assert addresses(contacts([("a", 1)], told)) == ["one@x.test"]
+    assert addresses(contacts([("a", 1)], [*told, *refusal])) == []
+    assert addresses(contacts([("a", 1)], [told[0], *yes("a"), *refusal], [("visitor", "One@x.test")])) == []
+
+
 def test_the_latest_answer_counts_whatever_the_property_is_called() -> None:
     who = [("a@x.test", 1)]
     answers = [("a@x.test", "email consent", "yes", 5), ("a@x.test", "newsletter", "no", 7)]
@@ -213,6 +221,7 @@ def test_random_people_against_plain_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
     activation = Activation(products_per_email=2, holdout_share=0.3, consent_required=bool(seed % 2))
     people = [f"c{number}" for number in range(40)]
+    buyers = people[:30]
     pool = [f"m{number}@x.test" for number in range(30)]
     traits = [
         (str(rng.choice(people)), str(rng.choice(["email", "e-mail"])), str(rng.choice([*pool, "none"])), int(rng.integers(6)))
@@ -222,7 +231,7 @@ def test_random_people_against_plain_loops(seed: int) -> None:
         for _ in range(70)
     ]  # fmt: skip
     identities = [(str(rng.choice(people)), str(rng.choice(pool))) for _ in range(25)]
-    place = {who: int(rng.integers(1, 15)) for who in people}
+    place = {who: int(rng.integers(1, 15)) for who in buyers}
     suppressed = frozenset(map(str, rng.choice([*people, *pool], 6)))
     products = {who: int(rng.integers(0, 3)) for who in people}
     picks = [(who, n, f"p{n}") for who in people for n in range(1, products[who] + 1)]
@@ -247,25 +256,26 @@ def test_random_people_against_plain_loops(seed: int) -> None:
             latest = max(second for second, _ in said)
             answer[who] = all(value.lower() in ("yes", "true") for second, value in said if second == latest)
     expected, reasons = {}, dict.fromkeys(campaign.left_out, 0)
-    reasons["no address"] = len(people) - len(address)
-    for one in set(address.values()):
-        sharing = sorted((who for who in address if address[who] == one), key=lambda who: (place[who], who))
-        reasons["address of another customer"] += len(sharing) - 1
+    reasons["no address"] = sum(who not in address for who in buyers)
+    for one in {address[who] for who in buyers if who in address}:
+        sharing = [who for who in address if address[who] == one]
+        owners = sorted((who for who in sharing if who in place), key=lambda who: (place[who], who))
+        reasons["address of another customer"] += len(owners) - 1
         if one in suppressed or any(who in suppressed for who in sharing):
             reasons["suppressed"] += 1
         elif any(answer.get(who) is False for who in sharing) or (
             activation.consent_required and not any(who in answer for who in sharing)
         ):
             reasons["no consent"] += 1
-        elif not products[sharing[0]]:
+        elif not products[owners[0]]:
             reasons["no products"] += 1
-        elif any(is_held_out(who, 0.3) for who in sharing):
+        elif any(is_held_out(who, 0.3) for who in owners):
             reasons["holdout"] += 1
         else:
-            expected[one] = sharing[0]
+            expected[one] = owners[0]
     assert dict(campaign.recipients.select("email", "external_id").rows()) == expected
     assert campaign.left_out == reasons
-    assert campaign.recipients.height + sum(reasons.values()) == len(people)
+    assert campaign.recipients.height + sum(reasons.values()) == len(buyers)
     assert broken_promises(campaign.recipients, known, activation, NAMES) == []
 
 
@@ -290,6 +300,8 @@ def test_each_broken_promise_is_counted() -> None:
     twice = broken_promises(pl.concat([row, row]), known, PLAIN, NAMES)
     assert twice == ["1 addresses stand there twice", "1 customers stand there twice"]
     assert broken_promises(row.with_columns(email=pl.lit("a@x.test b@x.test")), known, PLAIN, NAMES) == ["1 are no addresses"]
+    shared = contacts([("a@x.test", 1)], [*yes("a@x.test"), ("v", "email", "a@x.test", 1), ("v", "newsletter", "no", 1)])
+    assert broken_promises(row, shared, PLAIN, NAMES) == ["1 refused"]
 
 
 # ----------------------------------------------------------------------------------------------------- files in and out

@@ -31,6 +31,17 @@ def test_equal_content_is_the_same_generation_and_its_manifest_stays(channel: Ch
     assert again.manifest["run_id"] == "1"
 
 
+def test_a_damaged_generation_is_replaced_by_an_equal_one(channel: Channel) -> None:
+    channel.show(make(channel, DAY, "a"))
+    with open(channel.root / DAY.isoformat() / "list.csv", "a") as file:
+        file.write("more")
+    assert channel.newest().damaged_files() == ["list.csv"]
+    channel.show(make(channel, DAY, "a", run_id="2"))
+    assert channel.newest().damaged_files() == [] and channel.newest().manifest["run_id"] == "2"
+    make(channel, NEXT, "b")
+    assert {folder.name[:10] for folder in (channel.root / "generations").iterdir()} == {DAY.isoformat(), NEXT.isoformat()}
+
+
 def test_nothing_shows_before_it_is_shown(channel: Channel) -> None:
     generation = make(channel, DAY, "a")
     assert channel.generation(DAY) is None and channel.newest() is None

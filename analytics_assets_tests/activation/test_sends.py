@@ -150,6 +150,44 @@ def test_a_list_that_is_missing_empty_or_changed_is_refused(shop) -> None:
     assert ledger(shop) == []
 
 
+def test_a_list_made_with_other_settings_or_another_suppression_file_is_refused_until_it_is_made_anew(evening, tmp_path) -> None:
+    file = tmp_path / "suppressed.txt"
+    file.write_text("nobody@x.test\n")
+    evening.settings_text += f'suppression_file = "{file}"\n'
+    evening.run("email_campaign")
+    file.write_text("ann@x.test\n")
+    with pytest.raises(SendRefused, match="the suppression file have changed since the list of 2026-03-03 was made"):
+        mark_sent(evening.platform, DAY)
+    evening.settings_text = evening.settings_text.replace("products_per_email = 4", "products_per_email = 3")
+    file.write_text("nobody@x.test\n")
+    with pytest.raises(SendRefused, match="settings or the suppression file have changed"):
+        mark_sent(evening.platform, DAY)
+    file.unlink()
+    assert not evening.run("email_campaign").success
+    with pytest.raises(SendRefused, match=r"made anew and is held back: .*suppressed.txt cannot be read"):
+        mark_sent(evening.platform, DAY)
+    file.write_text("ann@x.test\n")
+    assert evening.run("email_campaign").success
+    assert mark_sent(evening.platform, DAY) == 2
+
+
+def test_a_changed_suppression_file_or_a_new_redis_makes_what_is_out_old(evening, tmp_path, monkeypatch) -> None:
+    def versions() -> list[str]:
+        assets = evening.assets()
+        return [assets[name].code_versions_by_key[assets[name].key] for name in ("email_campaign", "onsite_recommendations")]
+
+    file = tmp_path / "suppressed.txt"
+    file.write_text("nobody@x.test\n")
+    evening.settings_text += f'suppression_file = "{file}"\n'
+    email, onsite = versions()
+    file.write_text("ann@x.test\n")
+    monkeypatch.setenv("ANALYTICS_REDIS_URL", "redis://127.0.0.1:1/0")
+    changed_email, changed_onsite = versions()
+    assert email != changed_email and onsite != changed_onsite
+    monkeypatch.setenv("ANALYTICS_REDIS_URL", "redis://:secret@127.0.0.1:2/0")
+    assert versions() == [changed_email, changed_onsite], "the address is no part of it"
+
+
 def test_a_crash_before_the_commit_leaves_nothing_and_the_send_can_be_repeated(evening, monkeypatch) -> None:
     from analytics_assets.warehouse.lake import Lake
 
