@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -343,13 +344,19 @@ def _explain(mistake: Any, text: str, source: str) -> str:
     where = f"{source}:{_line_of(text, location, place)}"
     name = ".".join(location) or "settings"
     if mistake["type"] == "extra_forbidden":
-        allowed = _allowed_at(location[:-1])
+        allowed = sorted(_declared_at(location[:-1])[1].model_fields)
         near = difflib.get_close_matches(location[-1], allowed, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"{where}: there is no setting {name!r}.{hint} Allowed here: {', '.join(allowed)}."
-    if mistake["type"] == "missing":
+    if mistake["type"] == "missing" and isinstance(mistake["loc"][-1], str):
         return f"{where}: {name!r} is missing, for example {_EXAMPLES.get(name, name + ' = …')}"
-    message = mistake["msg"].removeprefix("Value error, ")
+    field, _ = _declared_at(location)
+    if field and field.description:
+        message = f"should be {field.description}"
+    elif mistake["type"] == "tuple_type":
+        message = 'should be a list, such as ["one", "another"]'
+    else:
+        message = mistake["msg"].removeprefix("Value error, ")
     found = "" if isinstance(mistake["input"], dict) else f" (found {mistake['input']!r})"
     return f"{where}: {name}: {message}{found}."
 
@@ -361,12 +368,16 @@ _EXAMPLES = {
 }
 
 
-def _allowed_at(location: tuple[str, ...]) -> list[str]:
-    model: Any = Settings
+def _declared_at(location: tuple[str, ...]) -> tuple[FieldInfo | None, type[BaseModel]]:
+    """The declared setting of a name, and the table that it is or stands in."""
+    table: type[BaseModel] = Settings
+    field = None
     for part in location:
-        annotation = model.model_fields[part].annotation
-        model = get_args(annotation)[0] if get_origin(annotation) else annotation
-    return sorted(model.model_fields)
+        field = table.model_fields.get(part)
+        inner = field and (get_args(field.annotation)[0] if get_origin(field.annotation) is tuple else field.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            table = inner
+    return field, table
 
 
 def _line_of(text: str, location: tuple[str, ...], place: int) -> int:

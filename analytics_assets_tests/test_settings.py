@@ -163,3 +163,21 @@ def test_every_trait_that_some_setting_names_is_kept_once() -> None:
 def test_a_cohort_by_the_property_whose_name_the_built_in_one_has_is_refused() -> None:
     message = mistake(GOOD + '[customers]\ncohorts = ["First Order Month"]\n')
     assert message.startswith("shop.toml:5: customers.cohorts: 'first order month' is the cohort that is always made")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '[recommendations]\nexcluded_categories = "Shoes"\n',
+            'excluded_categories: should be a list, such as ["one", "another"]',
+        ),
+        (
+            '[[segments.rules]]\nname = "All"\nr = [4]\n',
+            "rules.r: should be lowest and highest score, such as [4, 5] (found [4])",
+        ),
+        ('[activation]\ncampaign = "Big Sale"\n', "campaign: should be lower-case letters, digits, - and _ (found 'Big Sale')"),
+    ],
+)
+def test_what_a_setting_should_look_like_is_said_in_words(text: str, says: str) -> None:
+    assert says in mistake(GOOD + text)
