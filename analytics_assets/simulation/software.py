@@ -417,13 +417,17 @@ def _leaves(
     account.ended_day = due - 1 + company.grace_days if account.canceled_day is None else account.canceled_day
 
 
+_Stint = tuple[int, int, int, int, bool, float]
+"""person, account, first_day, end_day, second, rank"""
+
+
 def _stints(company: SoftwareCompany, accounts: list[_Account], rng: np.random.Generator) -> tuple[pl.DataFrame, Ints, int]:
     """Fill seats with people: give stints (with a column rank, from 0 to 1 in the order in which people would stop coming),
     the owner of each account, and how many people there are.
 
     A healthy account fills more of its seats. The owner holds the first place for good.
     """
-    rows: list[tuple[int, int, int, int, bool, float]] = []  # person, account, first_day, end_day, second, rank
+    rows: list[_Stint] = []
     owner = np.zeros(len(accounts), dtype=np.int64)
     left: list[tuple[int, int, int]] = []  # person, account left, day
     persons = 0
@@ -451,12 +455,13 @@ def _stints(company: SoftwareCompany, accounts: list[_Account], rng: np.random.G
                     left.append((persons, n, end))
                 persons += 1
                 day = end + 1 + int(rng.exponential(5.0))
+    hosts = _Hosts(accounts)
     for person, account_left, day in left:
         if rng.random() < company.moving_share:
-            _joins(accounts, rows, person, account_left, day + int(rng.integers(2, 20)), False, rng)
-    for person, account_now, begin, _, _, _ in rows:
+            rows += hosts.join(person, account_left, day + int(rng.integers(2, 20)), False, rng)
+    for person, account_now, begin, _, _, _ in list(rows):
         if rng.random() < company.two_accounts_share and person != owner[account_now]:
-            _joins(accounts, rows, person, account_now, begin + int(rng.integers(2, 20)), True, rng)
+            rows += hosts.join(person, account_now, begin + int(rng.integers(2, 20)), True, rng)
     frame = pl.DataFrame(
         rows,
         schema={
@@ -471,22 +476,25 @@ def _stints(company: SoftwareCompany, accounts: list[_Account], rng: np.random.G
     return frame.sort("first_day", "account", "person", "end_day", maintain_order=True), owner, persons
 
 
-def _joins(
-    accounts: list[_Account],
-    rows: list[tuple[int, int, int, int, bool, float]],
-    person: int,
-    away_from: int,
-    day: int,
-    second: bool,
-    rng: np.random.Generator,
-) -> None:
-    """Let a person join another account on that day, if the one drawn exists and does not decay then."""
-    target = int(rng.integers(0, len(accounts)))
-    account = accounts[target]
-    decays = account.decay_day is not None and account.decay_day <= day < (account.recovered_day or account.stop_day)
-    begin = account.billed_day if account.trial_day is None else account.trial_day
-    if target != away_from and begin is not None and begin <= day < account.stop_day - 7 and not decays:
-        rows.append((person, target, day, account.stop_day, second, float(rng.random())))
+class _Hosts:
+    """The accounts that people may join from elsewhere: those that exist for another week and do not decay."""
+
+    def __init__(self, accounts: list[_Account]) -> None:
+        never = 10**9
+        self._begin = np.array([account.trial_day or 0 for account in accounts])
+        self._stop = np.array([account.stop_day for account in accounts])
+        self._decays = np.array([never if account.decay_day is None else account.decay_day for account in accounts])
+        self._recovered = np.array([account.recovered_day or never for account in accounts])
+
+    def join(self, person: int, away_from: int, day: int, second: bool, rng: np.random.Generator) -> list[_Stint]:
+        """Let a person join one of them on that day; nowhere if there is none."""
+        open_then = (self._begin <= day) & (day < self._stop - 7) & ~((self._decays <= day) & (day < self._recovered))
+        open_then[away_from] = False
+        hosts = np.flatnonzero(open_then)
+        if not len(hosts):
+            return []
+        host = int(rng.choice(hosts))
+        return [(person, host, day, int(self._stop[host]), second, float(rng.random()))]
 
 
 def _health(company: SoftwareCompany, accounts: list[_Account], rng: np.random.Generator) -> tuple[Floats, Floats]:
