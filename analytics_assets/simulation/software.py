@@ -29,15 +29,18 @@ from analytics_assets.simulation.business_days import BusinessDays, Floats, Ints
 
 HOLDOUT_DAYS = 90
 """Days after the last day in which contracts run on: the future that a churn model has to predict."""
-USAGE_DECAY, FEWER_USERS, FAILED_ADOPTION, DOWNGRADE, SUDDEN = DRIVERS = (
-    *("usage decay", "fewer users", "failed adoption", "downgrade", "sudden"),
-)
+USAGE_DECAY, FEWER_USERS, FAILED_ADOPTION = "usage decay", "fewer users", "failed adoption"
+DOWNGRADE, SUDDEN = "downgrade", "sudden"
+DRIVERS = (USAGE_DECAY, FEWER_USERS, FAILED_ADOPTION, DOWNGRADE, SUDDEN)
 """How an account decays before it leaves: people do less; people stop coming; nobody ever gets beyond `BASIC_FEATURES`
 features; seats are given up; not at all."""
 DRIVER_SHARES = (0.34, 0.28, 0.16, 0.12, 0.10)
 BASIC_FEATURES = 2
+YEARLY = 2.5
+"""Odds of leaving at the end of a year's term, beside those at the end of a month's."""
 
-TRIAL, BILLED, UPGRADED, DOWNGRADED, CANCELED = TURNS = ("trial", "billed", "upgraded", "downgraded", "canceled")
+TRIAL, BILLED, UPGRADED, DOWNGRADED, CANCELED = "trial", "billed", "upgraded", "downgraded", "canceled"
+TURNS = (TRIAL, BILLED, UPGRADED, DOWNGRADED, CANCELED)
 """Values of `turn` in `SoftwareHistory.turns`."""
 
 # Relative weight of each local hour: an office's day with a lunch break, some evenings, hardly a night.
@@ -105,7 +108,7 @@ class SoftwareCompany:
     trial_conversion: float = 0.6
     """Probability that the trial of an account of average health becomes a contract."""
     churn: float = 0.09
-    """Probability that an account of average health leaves at the end of a month's term; that of a year is `YEARLY` fold."""
+    """Probability that an account of average health leaves at the end of a month's term; of a year, the odds are `YEARLY` fold."""
     churn_slope: float = 5.0
     """How much the log odds of leaving fall from an account of no health to one of full health."""
     decay_days: int = 42
@@ -163,10 +166,6 @@ class SoftwareCompany:
         return (self.last_day - self.first_day).days + 1
 
 
-YEARLY = 2.5
-"""Odds of leaving at the end of a year's term, beside those at the end of a month's."""
-
-
 @dataclass(frozen=True)
 class SoftwareHistory:
     """What happened at a software company. Times (`at`) are UTC epoch seconds, days count from 0 = the first day.
@@ -188,12 +187,13 @@ class SoftwareHistory:
     (0 to 100; null once nobody comes any more), members (people whose stint covers the day). Seats and plans are what
     the contract says; the export names those of founding accounts first with a bill or a person."""
     people: pl.DataFrame
-    """One row per person: identity (the named one), device (an anonymous identity, or null)."""
+    """One row per person: identity (the named one), device (an anonymous identity, or null). Some join after the window."""
     identities: pl.DataFrame
     """One row per identity: identity (the text), named (bool)."""
     stints: pl.DataFrame
     """One row per time that a person belongs to an account: person, account, first_day, end_day (day after the last;
-    may lie after the window), second (bool: beside another account, so that every event must name its account)."""
+    may lie after the window), second (bool: the person works for two accounts, so that every event names its account),
+    rank (0 to 1: in this order people stop coming where the driver is `FEWER_USERS`; never the owner, who has 1)."""
     memberships: pl.DataFrame
     """One row per property set that says whose account a person is, sent at a stint's first event: identity, at, account, plan."""
     turns: pl.DataFrame
@@ -422,8 +422,7 @@ _Stint = tuple[int, int, int, int, bool, float]
 
 
 def _stints(company: SoftwareCompany, accounts: list[_Account], rng: np.random.Generator) -> tuple[pl.DataFrame, Ints, int]:
-    """Fill seats with people: give stints (with a column rank, from 0 to 1 in the order in which people would stop coming),
-    the owner of each account, and how many people there are.
+    """Fill seats with people: give stints, the owner of each account, and how many people there are.
 
     A healthy account fills more of its seats. The owner holds the first place for good.
     """
@@ -599,6 +598,7 @@ def _used(
 ) -> pl.DataFrame:
     """Let people work: one row per event of a stint, `session` telling the sessions apart."""
     account = stints["account"].to_numpy()
+    # Those who are reprieved, and trials that come to nothing, decay by either of the two most frequent drivers.
     driver = np.array([a.driver or (USAGE_DECAY if n % 2 else FEWER_USERS) for n, a in enumerate(accounts)], object)
     # By account, apart from its health: how eager its people are, and how many clicks they need for their work.
     eager = np.clip(rng.normal(1.0, 0.15, len(accounts)), 0.6, 1.4)
