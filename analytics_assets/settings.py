@@ -106,6 +106,11 @@ class Properties(_Table):
     returned_product_name: Names = ("returned product name", "order refunded - name")
     price: Names = ("price", "order completed - price", "order refunded - price")
     quantity: Names = ("quantity", "order completed - quantity", "order refunded - quantity")
+    feature: Names = ("feature", "feature name")
+    seats: Names = ("seats", "subscription seats", "group - seats")
+    plan: Names = ("subscription plan level", "plan name", "billing plan", "plan", "group - plan")
+    subscription_amount: Names = ("subscription billing amount", "billing amount", "billed amount")
+    subscription_months: Names = ("subscription billing length",)
 
 
 class Identity(_Table):
@@ -136,6 +141,111 @@ class Items(_Table):
     """How item lines find their order: the person's latest purchase or refund at most this long before."""
 
     window_minutes: Annotated[int, Field(ge=1, le=360)] = 60
+
+
+class Accounts(_Table):
+    """What an account is, and what counts as using a feature of the product.
+
+    `are = "named"`: the account that a record names (`[properties] account_id`: a property, or a group call, which arrives as
+    one), else the one that its person named last. `are = "people"`: every person is an account. An event uses the feature that
+    its property (`[properties] feature`) names; without one, an event named in `feature_events` is a feature of its own, and
+    where that list is empty every event is that `not_features` does not name and that is no purchase, refund or billing.
+    """
+
+    are: Literal["named", "people"] = "named"
+    feature_events: Names = ()
+    not_features: Names = (
+        "visited site",
+        "page view",
+        "ad campaign hit",
+        "search engine hit",
+        "signed up",
+        "signed in",
+        "signed out",
+    )
+    session_minutes: Annotated[int, Field(ge=1, le=60)] = 30
+
+
+class Subscriptions(_Table):
+    """Which events are turns in the life of a contract.
+
+    A contract that was not cancelled ends `grace_days` after the time that was paid for, unless it is billed again.
+    """
+
+    trial: Names = ("trial started", "subscription trial started")
+    billed: Names = ("subscription billed",)
+    upgraded: Names = ("subscription upgraded",)
+    downgraded: Names = ("subscription downgraded",)
+    canceled: Names = ("subscription canceled", "subscription cancelled", "account deleted")
+    grace_days: Annotated[int, Field(ge=0, le=90)] = 7
+
+    @model_validator(mode="after")
+    def _one_meaning_each(self) -> Subscriptions:
+        kinds = (self.trial, self.billed, self.upgraded, self.downgraded, self.canceled)
+        names = [name for kind in kinds for name in set(kind)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(map(repr, twice))} can have one meaning only")
+        return self
+
+
+class HealthWeights(_Table):
+    """Points that each component adds to an account's health at most; together 100."""
+
+    active_users: Annotated[float, Field(ge=0, le=100)] = 30
+    events: Annotated[float, Field(ge=0, le=100)] = 20
+    features: Annotated[float, Field(ge=0, le=100)] = 20
+    recency: Annotated[float, Field(ge=0, le=100)] = 15
+    seats: Annotated[float, Field(ge=0, le=100)] = 15
+
+    @model_validator(mode="after")
+    def _sum_to_100(self) -> HealthWeights:
+        weights = self.model_dump()
+        if abs(sum(weights.values()) - 100) > 1e-9:
+            listed = " + ".join(f"{name} {weight:g}" for name, weight in weights.items())
+            raise ValueError(f"the weights must sum to 100, but {listed} = {sum(weights.values()):g}")
+        return self
+
+
+class Health(_Table):
+    """Account health, 0 to 100: weights of its components, and the bands.
+
+    From `healthy` points on an account is healthy, below `at_risk` it is at risk, between them it is neutral; it leaves a band
+    only when the score is `hysteresis` points beyond the edge.
+    """
+
+    weights: HealthWeights = HealthWeights()
+    healthy: Annotated[float, Field(gt=0, lt=100)] = 70
+    at_risk: Annotated[float, Field(gt=0, lt=100)] = 40
+    hysteresis: Annotated[float, Field(ge=0, le=20)] = 3
+
+    @model_validator(mode="after")
+    def _bands_in_order(self) -> Health:
+        if self.at_risk + 2 * self.hysteresis >= self.healthy:
+            raise ValueError(
+                f"at_risk ({self.at_risk:g}) and healthy ({self.healthy:g}) must lie more than twice the hysteresis apart"
+            )
+        return self
+
+
+class Churn(_Table):
+    """Churn within a horizon: accounts that cancel or are not renewed, customers who do not buy.
+
+    `training_subjects` caps the subjects of one cut-off that models learn from (the same subjects every day).
+    """
+
+    account_horizon_days: Annotated[int, Field(ge=7, le=365)] = 30
+    customer_horizon_days: Annotated[int, Field(ge=7, le=365)] = 90
+    training_subjects: Annotated[int, Field(ge=100)] = 50_000
+
+
+class TrainingSet(_Table):
+    """A training set for a label of one's own: did an `event` happen (or, `absent`, not happen) within the horizon?"""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", description="lower-case letters, digits and _")]
+    subjects: Literal["accounts", "customers"]
+    events: Annotated[Names, Field(min_length=1)]
+    absent: bool = False
+    horizon_days: Annotated[int, Field(ge=1, le=365)]
 
 
 class Ltv(_Table):
@@ -291,6 +401,11 @@ class Settings(_Table):
     affinity: Affinity = Affinity()
     recommendations: Recommendations = Recommendations()
     activation: Activation = Activation()
+    accounts: Accounts = Accounts()
+    subscriptions: Subscriptions = Subscriptions()
+    health: Health = Health()
+    churn: Churn = Churn()
+    training_sets: tuple[TrainingSet, ...] = ()
 
     def fingerprint(self, *names: str) -> str:
         """Twelve hex digits over the named settings (`business.currency`, `events`, ...): part of a table's code version."""

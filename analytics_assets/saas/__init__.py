@@ -1,0 +1,1 @@
+"""Accounts of a SaaS company: usage, health, churn."""

@@ -1,0 +1,1 @@
+"""Accounts: who belongs to which, and their contracts, as of a day."""

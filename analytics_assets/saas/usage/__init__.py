@@ -1,0 +1,1 @@
+"""Usage of every account, by hour and by day."""
