@@ -31,6 +31,7 @@ START = np.array([1.0, 10.0, 1.0, 2.0])
 # Per customer, by log-parameter.
 GRADIENT_SOUGHT = 1e-7
 GRADIENT_ACCEPTED = 1e-5
+STARTS = 5
 NAMES = ("r", "alpha", "a", "b")
 
 
@@ -174,7 +175,8 @@ def bounded_maximum(
 
     L-BFGS-B stops on the gradient per customer alone. With a tolerance on the value as well it declares victory on the
     ridge: 8 of 200 samples with 30 repeat buyers stopped at a gradient above 1e-4 with 1e-13, and none without.
-    Raises ValueError if the gradient, projected on the bounds, does not vanish.
+    Where it stops all the same before the gradient has vanished (2 of 368 small shops in their first months), it starts again from
+    there. Raises ValueError if the gradient, projected on the bounds, does not vanish.
     """
     from scipy.optimize import minimize
 
@@ -183,16 +185,21 @@ def bounded_maximum(
         return -value / customers, -gradient / customers
 
     low, high = np.log(lower), np.log(upper)
-    result = minimize(
-        loss,
-        np.clip(np.log(start), low, high),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=np.column_stack((low, high)),
-        options={"maxiter": 1000, "ftol": 0.0, "gtol": GRADIENT_SOUGHT},
-    )
-    slope = np.max(np.abs(np.clip(result.x - result.jac, low, high) - result.x))
-    if not slope <= GRADIENT_ACCEPTED:
+    at = np.clip(np.log(start), low, high)
+    for _ in range(STARTS):
+        result = minimize(
+            loss,
+            at,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=np.column_stack((low, high)),
+            options={"maxiter": 1000, "ftol": 0.0, "gtol": GRADIENT_SOUGHT},
+        )
+        at = result.x
+        slope = np.max(np.abs(np.clip(at - result.jac, low, high) - at))
+        if slope <= GRADIENT_ACCEPTED:
+            break
+    else:
         raise ValueError(
             f"the fit did not converge on {customers:.0f} customers: {result.message} (gradient {slope:.1e} per customer)"
         )

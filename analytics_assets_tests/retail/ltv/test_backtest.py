@@ -98,7 +98,8 @@ def test_the_first_test_is_the_plain_forecast_beside_what_came_true(purchases, t
     """No window had ended before it, so that the factor is 1 and there are no trees."""
     first = tested.tests[0]
     known = known_at(purchases, first.cut_off)
-    said = forecast.forecast(forecast.fit(summary_of(known)), summary_of(known), 45, coverage=0.8)
+    summary = summary_of(known, first.cut_off)
+    said = forecast.forecast(forecast.fit(summary), summary, 45, coverage=0.8)
     actual = backtest.came_true(purchases, known, first.cut_off, 45)["revenue"].to_numpy()
     inside = (actual >= said.expected_revenue_low - 0.005) & (actual <= said.expected_revenue_high + 0.005)
     assert first == Trial(
@@ -166,15 +167,15 @@ def test_a_history_of_weeks_is_fitted_but_not_tested_nor_accepted(purchases):
     found = refit(purchases, FIRST + timedelta(days=40), 365, 0.8)
     assert (found.tests, found.accepted, found.candidate) == ((), False, PROBABILISTIC)
     assert found.reason == "not enough history to backtest: 41 days, and 365 to forecast"
-    known = summary_of(known_at(purchases, FIRST + timedelta(days=45)))
+    known = known_at(purchases, FIRST + timedelta(days=45))
     _, factors = backtest.scored(found, known, FIRST + timedelta(days=45), 365, 0.0, 0.8)
     assert factors.revenue.value == factors.orders.value == 1
 
 
 def test_the_forecast_of_a_day_is_scaled_as_a_whole_and_zeros_stay(purchases, tested):
     day = tested.anchor + timedelta(days=9)
-    known = summary_of(known_at(purchases, day))
-    raw = forecast.forecast(tested.model, known, 45, 0.0, 0.8)
+    known = known_at(purchases, day)
+    raw = forecast.forecast(tested.model, summary_of(known, day), 45, 0.0, 0.8)
     found, factors = backtest.scored(tested, known, day, 45, 0.0, 0.8)
     assert factors.revenue.value != 1
     assert found.expected_revenue.sum() == pytest.approx(raw.expected_revenue.sum() * factors.revenue.value)
@@ -291,7 +292,7 @@ def published_as_of(purchases, day, horizon):
     """Mean absolute error, bias and candidate of what a day's forecast would have been."""
     served = backtest.serving(day, lambda anchor: refit(purchases, anchor, horizon, 0.8))
     known = known_at(purchases, day)
-    found, _ = backtest.scored(served.refit, summary_of(known), day, horizon, 0.0, 0.8)
+    found, _ = backtest.scored(served.refit, known, day, horizon, 0.0, 0.8)
     actual = backtest.came_true(purchases, known, day, horizon)["revenue"].to_numpy()
     return np.abs(actual - found.expected_revenue).mean(), found.expected_revenue.sum() / actual.sum() - 1, served.refit.candidate
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analytics_assets.retail.ltv.backtest import came_true, known_at, refit, scored, summary_of
+from analytics_assets.retail.ltv.backtest import came_true, known_at, refit, scored
 from analytics_assets.simulation.retailer import Company, Retailer, simulate
 
 FIRST, LAST = date(2025, 11, 1), date(2026, 4, 1)
@@ -32,7 +32,7 @@ def forecast_and_truth(request) -> pl.DataFrame:
     company = simulate(Retailer(customers=27_000, first_day=FIRST, last_day=LAST, time_zone="UTC", seed=request.param))
     purchases = purchases_of(company)
     known = known_at(purchases, LAST)
-    found, _ = scored(refit(purchases, LAST, 365, 0.8), summary_of(known), LAST, 365, 0.0, 0.8)
+    found, _ = scored(refit(purchases, LAST, 365, 0.8), known, LAST, 365, 0.0, 0.8)
     forecast = known.select("customer_id").with_columns(
         expected_orders=pl.Series(found.expected_orders),
         expected_revenue=pl.Series(found.expected_revenue),
@@ -79,7 +79,7 @@ def of_the_next_60_days(purchases: pl.DataFrame, anchor: date) -> tuple[float, f
     """The factor, and the bias without and with it."""
     found = refit(purchases, anchor, 60, 0.8)
     known = known_at(purchases, anchor)
-    said, factors = scored(found, summary_of(known), anchor, 60, 0.0, 0.8)
+    said, factors = scored(found, known, anchor, 60, 0.0, 0.8)
     actual = came_true(purchases, known, anchor, 60)["revenue"].sum()
     total = float(np.sum(said.expected_revenue))
     return factors.revenue.value, total / factors.revenue.value / actual - 1, total / actual - 1
