@@ -16,7 +16,7 @@ from analytics_assets.warehouse.tables import Column, Table
 _HERE = Path(__file__).parent
 
 # Which identities are which customer, as of a day: what every asset joins to orders that counts customers.
-NAMED_IDENTITIES = _HERE / "named_identities.sql"
+CUSTOMER_IDENTITIES = _HERE / "customer_identities.sql"
 
 CUSTOMERS = Table(
     name="customers",

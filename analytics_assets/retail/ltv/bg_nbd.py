@@ -28,6 +28,12 @@ Chances = Callable[[Floats], Floats]
 LOWER_BOUNDS = np.array([1e-3, 1e-2, 1e-3, 1e-3])
 UPPER_BOUNDS = np.array([1e2, 1e5, 1e2, 1e2])
 START = np.array([1.0, 10.0, 1.0, 2.0])
+# A weak prior: logarithms of r, a and b normal around START with this standard deviation, 95 % within a factor of seven; alpha,
+# which has a unit, has none. It is worth a handful of customers, and keeps a small shop off the ridge: six simulated shops of 800 to
+# 1,700 customers in their first half year were forecast with a root mean square error of 12 to 17 % in a year's orders without it
+# 11 to 22 %; a total of CDNOW or Online Retail moves by 0.5 %.
+PRIOR_SPREAD = 1.0
+PRIOR_HOLDS = np.array([1.0, 0.0, 1.0, 1.0])
 # Per customer, by log-parameter.
 GRADIENT_SOUGHT = 1e-7
 GRADIENT_ACCEPTED = 1e-5
@@ -206,11 +212,22 @@ def bounded_maximum(
     return np.exp(result.x), float(-result.fun * customers)
 
 
-def maximise(log_likelihood: LogLikelihood, start: Parameters | None) -> Parameters:
-    """Fit within the bounds, from a fixed start or a warm one; raises ValueError if it does not converge."""
+def maximise(log_likelihood: LogLikelihood, start: Parameters | None, *, with_prior: bool = False) -> Parameters:
+    """Fit within the bounds, from a fixed start or a warm one; raises ValueError if it does not converge.
+
+    By maximum likelihood, or `with_prior` by the maximum of the posterior density of the logarithms.
+    """
+
+    def log_posterior(log_parameters: Floats) -> tuple[float, Floats]:
+        value, gradient = log_likelihood(log_parameters)
+        away = PRIOR_HOLDS * (log_parameters - np.log(START)) / PRIOR_SPREAD
+        return value - float(away @ away) / 2, gradient - away / PRIOR_SPREAD
+
     customers = float(np.sum(log_likelihood.histories.counts))
     first = START if start is None else np.array([start.r, start.alpha, start.a, start.b])
-    fitted, maximum = bounded_maximum(log_likelihood, customers, first, LOWER_BOUNDS, UPPER_BOUNDS)
+    sought = log_posterior if with_prior else log_likelihood
+    fitted, _ = bounded_maximum(sought, customers, first, LOWER_BOUNDS, UPPER_BOUNDS)
+    maximum, _ = log_likelihood(np.log(fitted))
     r, alpha, a, b = (float(value) for value in fitted)
     near = np.isclose(fitted, LOWER_BOUNDS) | np.isclose(fitted, UPPER_BOUNDS)
     return Parameters(

@@ -101,7 +101,7 @@ class LtvForecast:
 
 
 def fit(summary: CustomerSummary, *, start: bg_nbd.Parameters | None = None) -> LtvModel:
-    """Fit purchases on all customers and spend on the repeat buyers with observed spend, as in Fader and Hardie.
+    """Fit purchases on all customers, with a weak prior for the first months, and spend on the repeat buyers with observed spend, as in Fader and Hardie.
 
     Spend of one-time buyers is left out: revenue to come is from those who return, and they spend more (CDNOW, 182
     days of holdout: bias -7.0 % with repeat buyers, -7.7 % with all; mean absolute error 20.6 and 20.5).
@@ -117,7 +117,7 @@ def fit(summary: CustomerSummary, *, start: bg_nbd.Parameters | None = None) -> 
         )
     (x, t_x, T, _), place = summary.distinct
     return LtvModel(
-        purchases=mbg_nbd.fit(x, t_x, T, np.bincount(place), start=start),
+        purchases=mbg_nbd.fit(x, t_x, T, np.bincount(place), start=start, with_prior=True),
         spend=gamma_gamma.fit(summary.purchase_days[repeats], summary.mean_spend[repeats]),
     )
 

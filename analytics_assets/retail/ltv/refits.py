@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from analytics_assets.events.identities import identities_as_of
-from analytics_assets.retail.customers.assets import NAMED_IDENTITIES
+from analytics_assets.retail.customers.assets import CUSTOMER_IDENTITIES
 from analytics_assets.retail.ltv.backtest import Refit, Serving, refit, serving
 from analytics_assets.retail.ltv.forecast import NotEnoughHistory
 from analytics_assets.retail.ltv.season import Season
@@ -31,7 +31,7 @@ def read_purchases(work: Work, day: date) -> dict[str, pl.DataFrame]:
     if day < work.platform.clock.first_day:
         return {}
     if day in work.days:
-        identities = work.sql(NAMED_IDENTITIES, as_of=day).pl()
+        identities = work.sql(CUSTOMER_IDENTITIES, as_of=day).pl()
     else:
         named = pl.col("customer_id").is_in(pl.col("customer_id").filter(pl.col("kind") == "named").implode())
         identities = identities_as_of(work, day).filter(named)
