@@ -260,8 +260,9 @@ def anchors(day: date) -> list[date]:
 def serving(day: date, refit_at: Callable[[date], Refit]) -> Serving:
     """The newest refit that passed its backtest; where none did, the newest one.
 
-    `refit_at` raises NotEnoughHistory for an anchor that cannot be fitted. Where none can be, or none can be tested (a shop's first
-    weeks, in which its history doubles within the month), the day is its own anchor; what that raises is passed on.
+    `refit_at` raises NotEnoughHistory for an anchor that cannot be fitted. Where none can be tested (a shop's first weeks, in which
+    its history doubles within the month) the newest Monday is the anchor too, and where that cannot be fitted, the day itself; what
+    that raises is passed on.
     """
     examined: list[Refit] = []
     for anchor in anchors(day):
@@ -272,7 +273,11 @@ def serving(day: date, refit_at: Callable[[date], Refit]) -> Serving:
         if examined[-1].accepted:
             return Serving(examined[-1], tuple(examined))
     if not any(found.tests for found in examined):
-        examined = [refit_at(day)]
+        monday = day - timedelta(days=day.weekday())
+        try:
+            examined = [refit_at(max(monday, anchors(day)[0]))]
+        except NotEnoughHistory:
+            examined = [refit_at(day)]
     return Serving(examined[0], tuple(examined))
 
 

@@ -96,7 +96,7 @@ def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
     Read `bias` first: how far the total was off (-0.10: a tenth too low). Then `coverage`, which the sentence of the currency shows
     beside the share that the intervals stated: `[ltv] interval_coverage`, or more, as an interval from 0 to 0 states how likely the
     customer is to buy nothing. What all customers have in common moves a single day: for each 10 % by which the total came out higher
-    than expected, two to three in a hundred more lie outside. Then the best tenth: whether those expected to bring most did. A day
+    than expected, about two in a hundred more lie outside. Then the best tenth: whether those expected to bring most did. A day
     too early to look back from has no row.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)

@@ -12,7 +12,7 @@ import pytest
 from analytics_assets.retail.ltv import backtest, boosted_trees, forecast
 from analytics_assets.retail.ltv.backtest import BOOSTED, MEAN, PROBABILISTIC, Refit, Trial, known_at, refit, summary_of
 from analytics_assets.retail.ltv.forecast import CustomerSummary, NotEnoughHistory
-from analytics_assets.retail.ltv.season import EVEN, Season
+from analytics_assets.retail.ltv.season import EVEN, MONTH_DAYS, Season
 from analytics_assets_tests.benchmarks.ltv import ONLINE_RETAIL_2010
 
 SCHEMA = {"customer_id": pl.String, "day": pl.Date, "purchase": pl.Boolean, "net_revenue": pl.Decimal(18, 2)}
@@ -97,7 +97,7 @@ def test_the_clock_starts_at_the_end_of_the_first_day_and_the_last_purchase_lies
 
 def test_on_the_clock_of_a_season_a_day_of_a_busy_month_counts_for_several():
     """December sells four times as much a day as January; bought on 30 December and 2 January, now it is the evening of the 4th."""
-    sales = tuple(float(days) for days in (31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30)) + (4 * 31.0,)
+    sales = tuple(MONTH_DAYS * np.array([1] * 11 + [4]))
     january = 365.25 / sum(sales)
     day = date(2026, 1, 4)
     known = known_at(frame([("a", date(2025, 12, 30), True, Decimal(5)), ("a", date(2026, 1, 2), True, Decimal(5))]), day)
@@ -291,12 +291,14 @@ def test_in_its_first_weeks_a_shop_is_its_own_anchor():
         serve(day, {})
 
 
-def test_while_no_refit_of_a_months_start_can_be_tested_a_day_is_its_own_anchor():
-    """Its history doubles within the month: what was fitted on the first is worse than what can be fitted now."""
-    day = date(2026, 7, 15)
-    served, _ = serve(day, {day: False, JULY: False, JUNE: False}, untested=(JULY, JUNE))
-    assert served.refit.anchor == day
-    served, _ = serve(day, {day: False, JULY: False, JUNE: False}, untested=(JUNE,))
+def test_while_no_refit_of_a_months_start_can_be_tested_mondays_are_anchors():
+    """Its history doubles within the month: what was fitted on the first is worse than what could be fitted this week."""
+    wednesday, monday = date(2026, 7, 15), date(2026, 7, 13)
+    served, _ = serve(wednesday, {monday: False, JULY: False, JUNE: False}, untested=(JULY, JUNE))
+    assert served.refit.anchor == monday
+    served, _ = serve(wednesday, {monday: False, JULY: False, JUNE: False}, untested=(JUNE,))
+    assert served.refit.anchor == JULY
+    served, _ = serve(date(2026, 7, 4), {JULY: False}, untested=(JULY,))
     assert served.refit.anchor == JULY
 
 
