@@ -13,6 +13,7 @@ import re
 import tomllib
 from datetime import date
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
@@ -249,11 +250,23 @@ class TrainingSet(_Table):
 
 
 class Ltv(_Table):
-    """Customer lifetime value: horizon in days, discount rate a year (0 = none), share of outcomes inside the interval."""
+    """Customer lifetime value: horizon in days, discount rate a year (0 = none), share of outcomes inside the interval.
+
+    `season` is what the owner knows of the year: sales of an ordinary January, February, ..., December, in any unit. Give last
+    year's where the business has not yet seen a whole year with this project; what its own past says then corrects it.
+    """
 
     horizon_days: Annotated[int, Field(ge=7, le=1825)] = 365
     annual_discount_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     interval_coverage: Annotated[float, Field(ge=0.5, le=0.99)] = 0.8
+    season: tuple[float, ...] | None = None
+
+    @field_validator("season")
+    @classmethod
+    def _twelve_months(cls, sales: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if sales is not None and (len(sales) != 12 or not all(0 < month < inf for month in sales)):
+            raise ValueError("the season takes twelve sales above 0, those of an ordinary January, February, ..., December")
+        return sales
 
 
 Score = Annotated[int, Field(ge=1, le=5)]

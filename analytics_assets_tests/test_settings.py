@@ -64,6 +64,21 @@ def test_a_currency_that_is_no_code_is_refused_with_its_line(currency: str) -> N
     assert repr(currency) in message
 
 
+@pytest.mark.parametrize(
+    "season", ["[1, 2, 3]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, inf]"]
+)
+def test_a_season_that_is_not_twelve_sales_above_zero_is_refused_with_its_line(season: str) -> None:
+    message = mistake(GOOD + f"[ltv]\nhorizon_days = 90\nseason = {season}\n")
+    assert message.startswith("shop.toml:6: ltv.season: the season takes twelve sales above 0")
+
+
+def test_a_season_may_stand_on_several_lines_in_any_unit() -> None:
+    sales = parse_settings(
+        GOOD + "[ltv]\nseason = [\n 624_033, 533_091.5, 3, 4, 5, 6,\n 7, 8, 9, 10, 11, 12\n]\n", "x"
+    ).ltv.season
+    assert sales is not None and sales[:2] == (624033.0, 533091.5) and len(sales) == 12
+
+
 def test_the_last_day_may_not_come_before_the_first() -> None:
     message = mistake(GOOD + "first_day = 2011-11-02\nlast_day = 2011-11-01\n")
     assert message.startswith("shop.toml:1: business")

@@ -15,6 +15,9 @@ from analytics_assets.warehouse.tables import Column, Table
 
 _HERE = Path(__file__).parent
 
+# Which identities are which customer, as of a day: what every asset joins to orders that counts customers.
+CUSTOMER_IDENTITIES = _HERE / "customer_identities.sql"
+
 CUSTOMERS = Table(
     name="customers",
     rows_are="customer and day (and currency, where a customer pays in several)",

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.retail.customers.assets import CUSTOMERS
-from analytics_assets.retail.ltv.backtest import Refit, Serving, scored, summary_of
+from analytics_assets.retail.ltv.backtest import Refit, Serving, scored
 from analytics_assets.retail.ltv.forecast import NotEnoughHistory
 from analytics_assets.retail.ltv.refits import Refits
 from analytics_assets.retail.orders.assets import ORDERS
@@ -132,7 +132,7 @@ def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv, serve: Serve) 
             sentences[str(currency)] = reason
             continue
         found, factors = scored(
-            served.refit, summary_of(bought), day,
+            served.refit, bought, day,
             settings.horizon_days, settings.annual_discount_rate, settings.interval_coverage,
         )  # fmt: skip
         outcome = "backtest passed" if served.refit.accepted else "backtest failed" if served.refit.tests else "not backtested"
@@ -228,10 +228,11 @@ def customer_ltv(work: Work) -> Mapping[str, pa.Table]:
     passed over for that of the month before, or the one before that; where none passed, the newest serves, and says so.
 
     Lifetime value = net revenue so far + expected revenue. The interval says what a single customer may bring: about eight
-    of ten end up inside (`[ltv] interval_coverage`). It widens with chance, not with doubt about the model.
+    of ten end up inside (`[ltv] interval_coverage`). From 0 to 0 it says that the customer will probably buy nothing, and holds
+    as often as that is so: more often than eight of ten. It widens with chance, not with doubt about the model.
 
     Read it as a ranking first and as money second: single customers scatter widely, sums over many do not. A shop's first
-    Christmas is not foreseen: nothing in its own past says that it comes.
+    Christmas is foreseen only where the owner tells of it (`[ltv] season`): nothing in its own past says that it comes.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
     as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"

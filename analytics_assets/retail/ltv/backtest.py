@@ -17,6 +17,7 @@ and `net_revenue` (DECIMAL: orders less refunds of that day, in one currency).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ import polars as pl
 from analytics_assets.retail.ltv.bg_nbd import Floats
 from analytics_assets.retail.ltv.boosted_trees import Lesson, corrected, learn
 from analytics_assets.retail.ltv.forecast import CustomerSummary, LtvForecast, LtvModel, NotEnoughHistory, fit, forecast
-from analytics_assets.retail.ltv.season import Factor, Window, factor_for
+from analytics_assets.retail.ltv.season import EVEN, Factor, Season, Window, factor_for
 
 PROBABILISTIC, BOOSTED, MEAN = "probabilistic", "boosted trees", "mean of both"
 # Simplest first: a tie goes to the first. Less than half a percent is one: by so much do trees win, or lose, by chance in simulated
@@ -50,7 +51,7 @@ class Trial:
 
     `factor` is what was known then for level and season, and is in `expected_revenue`. `mae`: mean absolute error of a customer's
     revenue; `mae_of_equal_shares`: that of giving every customer the same share of the expected total. `coverage`: share of
-    customers inside their interval.
+    customers inside their interval; `stated`: what the intervals said of that.
     """
 
     cut_off: date
@@ -62,6 +63,7 @@ class Trial:
     mae: float
     mae_of_equal_shares: float
     coverage: float
+    stated: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Refit:
     """
 
     anchor: date
+    season: Season
     model: LtvModel
     candidate: str
     trees: Any
@@ -145,13 +148,24 @@ def came_true(purchases: pl.DataFrame, known: pl.DataFrame, day: date, days: int
     )
 
 
-def summary_of(known: pl.DataFrame) -> CustomerSummary:
-    """The rows of `known_at` as the models take them."""
+def summary_of(known: pl.DataFrame, day: date, season: Season = EVEN) -> CustomerSummary:
+    """The rows of `known_at` the day as the models take them, on the clock of the season.
+
+    Days are known and not instants: what a customer buys again on the first day is not seen, so that the clock starts at that
+    day's end, and the last purchase is taken to lie in the middle of its day. With whole days in place of that, recency and age of
+    a customer who bought today are equal, as if they had been seen to buy again at once, and nobody seems to leave: simulated
+    shops of 80,000 customers in their first two months were forecast 13 to 17 % too high, and so 1 to 6 %, like with exact
+    instants (-1 to 3 %); after a year 1 %.
+    """
     days = known["purchase_days"].cast(pl.Float64).to_numpy()
+    age, recency = known["age_days"].to_numpy(), known["recency_days"].to_numpy()
+    oldest = int(np.max(age, initial=0))
+    passed = np.concatenate(([0.0], np.cumsum(season.pace(day - timedelta(days=oldest + 1), oldest + 1)[::-1])))
+    since_last = (passed[age - recency] + passed[age - recency + 1]) / 2
     return CustomerSummary(
         frequency=days - 1,
-        recency_weeks=known["recency_days"].to_numpy() / 7,
-        age_weeks=known["age_days"].to_numpy() / 7,
+        recency_weeks=np.where(days > 1, passed[age] - since_last, 0.0) / 7,
+        age_weeks=passed[age] / 7,
         purchase_days=days,
         mean_spend=known["net_revenue"].cast(pl.Float64).to_numpy() / days,
     )
@@ -168,13 +182,13 @@ def cut_offs(first_day: date, anchor: date, days: int) -> list[date]:
     return [cut_off for cut_off in found if 2 * ((cut_off - first_day).days + 1) >= days]
 
 
-def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: float) -> Refit:
+def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: float, season: Season = EVEN) -> Refit:
     """Fit on all purchases up to the end of `anchor`, after testing on what was known at earlier cut-offs.
 
     Tests reach as far as the horizon, or over a third of the history where that is shorter: the trees need a past, a window to
     learn from, and a later one to be tested on. Raises NotEnoughHistory where not even the anchor can be fitted.
     """
-    model = fit(summary_of(known_at(purchases, anchor)))
+    model = fit(summary_of(known_at(purchases, anchor), anchor, season))
     first_day: date = purchases.select(pl.col("day").min()).item()
     history = (anchor - first_day).days + 1
     tested_days = min(horizon_days, history // 3)
@@ -182,12 +196,12 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
     if tested_days >= FEWEST_DAYS:
         for cut_off in cut_offs(first_day, anchor, tested_days):
             try:
-                snapshots.append(_snapshot(purchases, cut_off, tested_days, coverage))
+                snapshots.append(_snapshot(purchases, cut_off, tested_days, coverage, season))
             except NotEnoughHistory:
                 continue
     if not snapshots:
         reason = f"not enough history to backtest: {history} days, and {horizon_days} to forecast"
-        return Refit(anchor, model, PROBABILISTIC, None, (), (), 0, (), False, reason)
+        return Refit(anchor, season, model, PROBABILISTIC, None, (), (), 0, (), False, reason)
 
     revenue_windows = _windows(snapshots, tested_days, lambda s: (s.found.expected_revenue, s.actual_revenue))
     order_windows = _windows(snapshots, tested_days, lambda s: (s.found.expected_orders, s.actual_orders))
@@ -198,7 +212,7 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
     if tested_days < horizon_days:
         reason += f"; not enough history to backtest {horizon_days} days; tested on {tested_days} days"
     return Refit(
-        anchor, model, candidate, trees, tuple(revenue_windows.values()), tuple(order_windows.values()), tested_days,
+        anchor, season, model, candidate, trees, tuple(revenue_windows.values()), tuple(order_windows.values()), tested_days,
         tuple(tests), accepted, reason,
     )  # fmt: skip
 
@@ -246,8 +260,9 @@ def anchors(day: date) -> list[date]:
 def serving(day: date, refit_at: Callable[[date], Refit]) -> Serving:
     """The newest refit that passed its backtest; where none did, the newest one.
 
-    `refit_at` raises NotEnoughHistory for an anchor that cannot be fitted. Where none can (a shop's first weeks), the day is its
-    own anchor; what that raises is passed on.
+    `refit_at` raises NotEnoughHistory for an anchor that cannot be fitted. Where none can be tested (a shop's first weeks, in which
+    its history doubles within the month) the newest Monday is the anchor too, and where that cannot be fitted, the day itself; what
+    that raises is passed on.
     """
     examined: list[Refit] = []
     for anchor in anchors(day):
@@ -257,22 +272,34 @@ def serving(day: date, refit_at: Callable[[date], Refit]) -> Serving:
             break
         if examined[-1].accepted:
             return Serving(examined[-1], tuple(examined))
-    if not examined:
-        examined = [refit_at(day)]
+    if not any(found.tests for found in examined):
+        monday = day - timedelta(days=day.weekday())
+        try:
+            examined = [refit_at(max(monday, anchors(day)[0]))]
+        except NotEnoughHistory:
+            examined = [refit_at(day)]
     return Serving(examined[0], tuple(examined))
 
 
 def scored(
-    found: Refit, known: CustomerSummary, day: date, horizon_days: int, annual_discount_rate: float, coverage: float
+    found: Refit, rows: pl.DataFrame, day: date, horizon_days: int, annual_discount_rate: float, coverage: float
 ) -> tuple[LtvForecast, Factors]:
-    """The forecast that a refit makes at the end of a day, its anchor or later, one row per customer.
+    """The forecast that a refit makes at the end of a day, its anchor or later, one row per customer of `rows` (as of `known_at`).
 
     Intervals are scaled like the expected revenue of their customer, so that a zero stays one.
     """
-    raw = forecast(found.model, known, horizon_days, annual_discount_rate, coverage)
+    known = summary_of(rows, day, found.season)
+    weeks_until = partial(found.season.weeks_until, day)
+    raw = forecast(found.model, known, horizon_days, annual_discount_rate, coverage, weeks_until)
     revenue = _revenue(found.candidate, found.trees, known, raw.expected_revenue)
     factors = Factors(factor_for(found.revenue_windows, day, horizon_days), factor_for(found.order_windows, day, horizon_days))
     return _scaled(raw, revenue * factors.revenue.value, raw.expected_orders * factors.orders.value), factors
+
+
+def covered(found: LtvForecast, actual_revenue: Floats) -> float:
+    """Share of customers whose revenue lies in their interval, half a cent allowed for rounding."""
+    low, high = found.expected_revenue_low - 0.005, found.expected_revenue_high + 0.005
+    return float(np.mean((actual_revenue >= low) & (actual_revenue <= high)))
 
 
 def _scaled(raw: LtvForecast, revenue: Floats, orders: Floats) -> LtvForecast:
@@ -293,11 +320,11 @@ def _revenue(candidate: str, trees: Any, known: CustomerSummary, expected: Float
     return by_trees if candidate == BOOSTED else (expected + by_trees) / 2
 
 
-def _snapshot(purchases: pl.DataFrame, cut_off: date, days: int, coverage: float) -> _Snapshot:
+def _snapshot(purchases: pl.DataFrame, cut_off: date, days: int, coverage: float, season: Season) -> _Snapshot:
     known = known_at(purchases, cut_off)
-    summary = summary_of(known)
+    summary = summary_of(known, cut_off, season)
     later = came_true(purchases, known, cut_off, days)
-    found = forecast(fit(summary), summary, days, coverage=coverage)
+    found = forecast(fit(summary), summary, days, 0.0, coverage, partial(season.weeks_until, cut_off))
     return _Snapshot(cut_off, summary, found, later["orders"].to_numpy(), later["revenue"].to_numpy())
 
 
@@ -332,7 +359,6 @@ def _tests(at: _Snapshot, snapshots: Sequence[_Snapshot], windows: Mapping[date,
     for candidate in CANDIDATES if trees else (PROBABILISTIC,):
         revenue = _revenue(candidate, trees, at.known, at.found.expected_revenue) * factor
         said = _scaled(at.found, revenue, at.found.expected_orders)
-        inside = (actual >= said.expected_revenue_low - 0.005) & (actual <= said.expected_revenue_high + 0.005)
         tests.append(
             Trial(
                 cut_off=at.cut_off,
@@ -343,7 +369,8 @@ def _tests(at: _Snapshot, snapshots: Sequence[_Snapshot], windows: Mapping[date,
                 actual_revenue=float(np.sum(actual)),
                 mae=float(np.mean(np.abs(actual - revenue))),
                 mae_of_equal_shares=float(np.mean(np.abs(actual - np.mean(revenue)))),
-                coverage=float(np.mean(inside)),
+                coverage=covered(said, actual),
+                stated=float(np.mean(said.interval_probability)),
             )
         )
     return tests

@@ -28,9 +28,16 @@ Chances = Callable[[Floats], Floats]
 LOWER_BOUNDS = np.array([1e-3, 1e-2, 1e-3, 1e-3])
 UPPER_BOUNDS = np.array([1e2, 1e5, 1e2, 1e2])
 START = np.array([1.0, 10.0, 1.0, 2.0])
+# A weak prior: logarithms of r, a and b normal around START with this standard deviation, 95 % within a factor of seven; alpha,
+# which has a unit, has none. It is worth a handful of customers, and keeps a small shop off the ridge: six simulated shops of 800 to
+# 1,700 customers in their first half year were forecast with a root mean square error of 12 to 17 % in a year's orders without it
+# 11 to 22 %; a total of CDNOW or Online Retail moves by 0.5 %.
+PRIOR_SPREAD = 1.0
+PRIOR_HOLDS = np.array([1.0, 0.0, 1.0, 1.0])
 # Per customer, by log-parameter.
 GRADIENT_SOUGHT = 1e-7
 GRADIENT_ACCEPTED = 1e-5
+STARTS = 5
 NAMES = ("r", "alpha", "a", "b")
 
 
@@ -174,7 +181,8 @@ def bounded_maximum(
 
     L-BFGS-B stops on the gradient per customer alone. With a tolerance on the value as well it declares victory on the
     ridge: 8 of 200 samples with 30 repeat buyers stopped at a gradient above 1e-4 with 1e-13, and none without.
-    Raises ValueError if the gradient, projected on the bounds, does not vanish.
+    Where it stops all the same before the gradient has vanished (2 of 368 small shops in their first months), it starts again from
+    there. Raises ValueError if the gradient, projected on the bounds, does not vanish.
     """
     from scipy.optimize import minimize
 
@@ -183,27 +191,43 @@ def bounded_maximum(
         return -value / customers, -gradient / customers
 
     low, high = np.log(lower), np.log(upper)
-    result = minimize(
-        loss,
-        np.clip(np.log(start), low, high),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=np.column_stack((low, high)),
-        options={"maxiter": 1000, "ftol": 0.0, "gtol": GRADIENT_SOUGHT},
-    )
-    slope = np.max(np.abs(np.clip(result.x - result.jac, low, high) - result.x))
-    if not slope <= GRADIENT_ACCEPTED:
+    at = np.clip(np.log(start), low, high)
+    for _ in range(STARTS):
+        result = minimize(
+            loss,
+            at,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=np.column_stack((low, high)),
+            options={"maxiter": 1000, "ftol": 0.0, "gtol": GRADIENT_SOUGHT},
+        )
+        at = result.x
+        slope = np.max(np.abs(np.clip(at - result.jac, low, high) - at))
+        if slope <= GRADIENT_ACCEPTED:
+            break
+    else:
         raise ValueError(
             f"the fit did not converge on {customers:.0f} customers: {result.message} (gradient {slope:.1e} per customer)"
         )
     return np.exp(result.x), float(-result.fun * customers)
 
 
-def maximise(log_likelihood: LogLikelihood, start: Parameters | None) -> Parameters:
-    """Fit within the bounds, from a fixed start or a warm one; raises ValueError if it does not converge."""
+def maximise(log_likelihood: LogLikelihood, start: Parameters | None, *, with_prior: bool = False) -> Parameters:
+    """Fit within the bounds, from a fixed start or a warm one; raises ValueError if it does not converge.
+
+    By maximum likelihood, or `with_prior` by the maximum of the posterior density of the logarithms.
+    """
+
+    def log_posterior(log_parameters: Floats) -> tuple[float, Floats]:
+        value, gradient = log_likelihood(log_parameters)
+        away = PRIOR_HOLDS * (log_parameters - np.log(START)) / PRIOR_SPREAD
+        return value - float(away @ away) / 2, gradient - away / PRIOR_SPREAD
+
     customers = float(np.sum(log_likelihood.histories.counts))
     first = START if start is None else np.array([start.r, start.alpha, start.a, start.b])
-    fitted, maximum = bounded_maximum(log_likelihood, customers, first, LOWER_BOUNDS, UPPER_BOUNDS)
+    sought = log_posterior if with_prior else log_likelihood
+    fitted, _ = bounded_maximum(sought, customers, first, LOWER_BOUNDS, UPPER_BOUNDS)
+    maximum, _ = log_likelihood(np.log(fitted))
     r, alpha, a, b = (float(value) for value in fitted)
     near = np.isclose(fitted, LOWER_BOUNDS) | np.isclose(fitted, UPPER_BOUNDS)
     return Parameters(

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from analytics_assets.events.tables import IDENTITIES
-from analytics_assets.retail.ltv.backtest import Serving, came_true, known_at, scored, summary_of
+from analytics_assets.retail.ltv.backtest import Serving, came_true, covered, known_at, scored
 from analytics_assets.retail.ltv.forecast import NotEnoughHistory
 from analytics_assets.retail.ltv.refits import Refits, read_purchases
 from analytics_assets.retail.orders.assets import ORDERS
@@ -53,8 +53,11 @@ LTV_HINDSIGHT = Table(
 )
 
 
-def looked_back(purchases: pl.DataFrame, day: date, days_ago: int, served: Serving, coverage: float) -> dict[str, Any]:
-    """One row: what `served`, the refit of `days_ago` before `day`, says of the days since, beside what came true.
+def looked_back(
+    purchases: pl.DataFrame, day: date, days_ago: int, served: Serving, coverage: float
+) -> tuple[dict[str, Any], float]:
+    """One row: what `served`, the refit of `days_ago` before `day`, says of the days since, beside what came true; and what share
+    of customers its intervals said would end up inside.
 
     `purchases` as in `backtest.py`, up to the end of `day`; undiscounted. What is past is known as of the earlier day; who is who,
     as of `day`: what a customer did under a name that was tied later counts as theirs.
@@ -62,12 +65,11 @@ def looked_back(purchases: pl.DataFrame, day: date, days_ago: int, served: Servi
     cut_off = day - timedelta(days=days_ago)
     known = known_at(purchases, cut_off)
     later = came_true(purchases, known, cut_off, days_ago)
-    found, _ = scored(served.refit, summary_of(known), cut_off, days_ago, 0.0, coverage)
+    found, _ = scored(served.refit, known, cut_off, days_ago, 0.0, coverage)
     actual, expected = later["revenue"].to_numpy(), found.expected_revenue
     total, said = float(np.sum(actual)), float(np.sum(expected))
     best = np.argsort(-expected, kind="stable")[: -(-len(expected) // 10)]
-    inside = (actual >= found.expected_revenue_low - 0.005) & (actual <= found.expected_revenue_high + 0.005)
-    return {
+    row = {
         "days_ago": days_ago,
         "horizon_days": days_ago,
         "customers": len(known),
@@ -77,11 +79,12 @@ def looked_back(purchases: pl.DataFrame, day: date, days_ago: int, served: Servi
         "actual_revenue": Decimal(f"{total:.2f}"),
         "bias": round(said / total - 1, 6) if total > 0 else None,
         "mae": round(float(np.mean(np.abs(actual - expected))), 4),
-        "coverage": round(float(np.mean(inside)), 6),
+        "coverage": round(covered(found, actual), 6),
         "best_tenth_expected": round(float(np.sum(expected[best])) / said, 6),
         "best_tenth_actual": round(float(np.sum(actual[best])) / total, 6) if total > 0 else None,
         "model": f"{served.refit.candidate}, refit of {served.refit.anchor}",
     }
+    return row, float(np.mean(found.interval_probability))
 
 
 def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
@@ -90,9 +93,11 @@ def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
     The method is that of `customer_ltv`, with what was known on the earlier day: the refit that would have served it, and the
     purchases up to it. Nothing is taken from what was published then, so that a backfill tells the same.
 
-    Read `bias` first: how far the total was off (-0.10: a tenth too low). Then `coverage` beside the share that the intervals
-    state (`[ltv] interval_coverage`), and the best tenth: whether those expected to bring most did. A day too early to look back from
-    has no row.
+    Read `bias` first: how far the total was off (-0.10: a tenth too low). Then `coverage`, which the sentence of the currency shows
+    beside the share that the intervals stated: `[ltv] interval_coverage`, or more, as an interval from 0 to 0 states how likely the
+    customer is to buy nothing. What all customers have in common moves a single day: for each 10 % by which the total came out higher
+    than expected, about two in a hundred more lie outside. Then the best tenth: whether those expected to bring most did. A day
+    too early to look back from has no row.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
     as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
@@ -107,9 +112,9 @@ def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
                 except NotEnoughHistory as reason:
                     work.metadata[f"{currency}, {days_ago} days ago"] = f"No forecast was possible: {reason}."
                     continue
-                row = looked_back(purchases, day, days_ago, served, work.settings.ltv.interval_coverage)
+                row, stated = looked_back(purchases, day, days_ago, served, work.settings.ltv.interval_coverage)
                 rows.append({"as_of_date": day, "currency": currency, **row})
-                work.metadata[f"{currency}, {days_ago} days ago"] = _sentence(row, currency, work.settings.ltv.interval_coverage)
+                work.metadata[f"{currency}, {days_ago} days ago"] = _sentence(row, currency, stated)
     return {LTV_HINDSIGHT.name: work.rows_of(LTV_HINDSIGHT, pa.Table.from_pylist(rows, LTV_HINDSIGHT.arrow_schema()))}
 
 

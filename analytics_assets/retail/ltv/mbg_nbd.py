@@ -41,10 +41,11 @@ def fit(
     counts: ArrayLike | None = None,
     *,
     start: Parameters | None = None,
+    with_prior: bool = False,
 ) -> Parameters:
-    """Fit MBG/NBD by maximum likelihood; rows, bounds, warm start and errors are those of `bg_nbd.fit`."""
+    """Fit MBG/NBD by maximum likelihood, or with `bg_nbd.py`'s weak prior; rows, bounds and errors are those of `bg_nbd.fit`."""
     histories = distinct_histories(frequency, recency, age, counts)
-    return maximise(LogLikelihood(histories, first_and_repeat_chances), start)
+    return maximise(LogLikelihood(histories, first_and_repeat_chances), start, with_prior=with_prior)
 
 
 def probability_alive(parameters: Parameters, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike) -> Floats:

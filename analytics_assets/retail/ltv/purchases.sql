@@ -2,7 +2,7 @@
 -- Customers are a sample: those whose MD5 digest begins with digits that sort before $below; 'g' takes all.
 WITH sampled AS (
     SELECT identity, customer_id
-    FROM people
+    FROM customer_identities
     WHERE MD5(customer_id) < $below
 )
 SELECT

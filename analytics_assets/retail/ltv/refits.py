@@ -8,8 +8,10 @@ from pathlib import Path
 import polars as pl
 
 from analytics_assets.events.identities import identities_as_of
+from analytics_assets.retail.customers.assets import CUSTOMER_IDENTITIES
 from analytics_assets.retail.ltv.backtest import Refit, Serving, refit, serving
 from analytics_assets.retail.ltv.forecast import NotEnoughHistory
+from analytics_assets.retail.ltv.season import Season
 from analytics_assets.warehouse.assets import Work
 
 _HERE = Path(__file__).parent
@@ -29,12 +31,12 @@ def read_purchases(work: Work, day: date) -> dict[str, pl.DataFrame]:
     if day < work.platform.clock.first_day:
         return {}
     if day in work.days:
-        people = work.sql(_HERE / "people.sql", as_of=day).pl()
+        identities = work.sql(CUSTOMER_IDENTITIES, as_of=day).pl()
     else:
         named = pl.col("customer_id").is_in(pl.col("customer_id").filter(pl.col("kind") == "named").implode())
-        people = identities_as_of(work, day).filter(named)
-    work.connection.register("people", people.to_arrow())
-    share = LARGEST_SAMPLE / max(people["customer_id"].n_unique(), 1)
+        identities = identities_as_of(work, day).filter(named)
+    work.connection.register("customer_identities", identities.to_arrow())
+    share = LARGEST_SAMPLE / max(identities["customer_id"].n_unique(), 1)
     below = EVERYBODY if share >= 1 else f"{int(share * 16**6):06x}"
     rows = work.sql(_HERE / "purchases.sql", as_of=day, below=below).pl()
     parts = rows.sort("currency", "customer_id", "day").partition_by("currency", as_dict=True, maintain_order=True)
@@ -59,8 +61,9 @@ class Refits:
             try:
                 if currency not in self.purchases[anchor]:
                     raise NotEnoughHistory("nobody has bought yet")
-                coverage = self.work.settings.ltv.interval_coverage
-                self.made[key] = refit(self.purchases[anchor][currency], anchor, horizon_days, coverage)
+                ltv = self.work.settings.ltv
+                season = Season(ltv.season)
+                self.made[key] = refit(self.purchases[anchor][currency], anchor, horizon_days, ltv.interval_coverage, season)
             except NotEnoughHistory as reason:
                 self.made[key] = str(reason)
         found = self.made[key]

@@ -1,4 +1,8 @@
-"""The level and the season of a whole business: by what factor its forecasts have to be multiplied, learned from its past alone.
+"""The level and the season of a whole business: what its owner knows of it, and by what factor its past says that forecasts were off.
+
+The owner may know the year before a shop has seen one (`[ltv] season`). `Season` turns that into a clock on which customers buy at an
+even pace: a day of a month twice as busy counts for two. Purchases are a Poisson process until a customer leaves, and customers
+leave at purchases, so that on this clock MBG/NBD holds as it stands, and what is unlike the owner's year is left to the factor.
 
 The models of this folder know no calendar, and their totals are off by what is common to all customers: a Christmas quarter brings
 a third more than any of them says, and a shop may always sell somewhat more, or less, than they say. What is missing is seen by
@@ -16,13 +20,14 @@ the ratios (Bayesian model averaging), so that a business without seasons is not
 
 Root mean square of log(actual / expected) without and with the factor: simulated shops with a season, 60 and 90 days, a year of
 ratios .23 and .20 -> .11 and .10; without a season .05 and .04 -> .05 and .05; less than a year, CDNOW and Online Retail, cut-offs up
-to summer, .08 to .11 -> .08 to .12. Without last year's window nothing says that Christmas is coming, and the factor does not.
+to summer, .08 to .11 -> .08 to .12. Without last year's window nothing but the owner can say that Christmas is coming.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import product
+from math import ceil
 
 import numpy as np
 
@@ -41,6 +46,33 @@ SEASON_LENGTH = 0.35
 LARGEST_FACTOR = 2.0
 # Points that stand for the days of a window.
 POINTS = 16
+
+
+MONTH_DAYS = np.array([31, 28.25, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+
+
+@dataclass(frozen=True)
+class Season:
+    """How busy each month is: sales of an ordinary January to December, in any unit, evenly within a month; None: every day alike."""
+
+    sales: tuple[float, ...] | None = None
+
+    def pace(self, day: date, days: int) -> Floats:
+        """How busy each of the `days` after the end of `day` is; 1 on average over a year."""
+        if self.sales is None:
+            return np.ones(days)
+        per_day = np.array(self.sales) / MONTH_DAYS
+        months = (np.datetime64(day) + np.arange(1, days + 1)).astype("datetime64[M]").astype(np.int64) % 12
+        return per_day[months] * (YEAR_DAYS / sum(self.sales))
+
+    def weeks_until(self, day: date, days: float) -> float:
+        """Weeks of an even pace within the `days` after the end of `day`."""
+        whole = ceil(days)
+        passed = np.concatenate(([0.0], np.cumsum(self.pace(day, whole))))
+        return float(np.interp(days, np.arange(whole + 1), passed)) / 7
+
+
+EVEN = Season()
 
 
 @dataclass(frozen=True)

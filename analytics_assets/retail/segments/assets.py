@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from analytics_assets.events.identities import identities_as_of
 from analytics_assets.events.tables import IDENTITIES
-from analytics_assets.retail.customers.assets import CUSTOMERS
+from analytics_assets.retail.customers.assets import CUSTOMER_IDENTITIES, CUSTOMERS
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.retail.segments.clusters import Clusters, chain, cut_offs, features, states
 from analytics_assets.settings import SegmentRule
@@ -192,10 +192,10 @@ def _segments_of(work: Work, day: date) -> tuple[pl.DataFrame, pl.DataFrame, pl.
     connection = work.connection
     first_day = day - timedelta(days=USUAL_DAYS + 1)
 
-    def run(file: str, **parameters: object) -> pa.Table:
+    def run(file: str | Path, **parameters: object) -> pa.Table:
         return work.sql(_HERE / file, as_of=day, first_day=first_day, **parameters).to_arrow_table()
 
-    connection.register("customer_identities", run("customer_identities.sql"))
+    connection.register("customer_identities", run(CUSTOMER_IDENTITIES))
     connection.register("order_changes", run("order_changes.sql"))
     connection.register("rfm", run("rfm.sql", days_back=1))
     rows = pl.DataFrame(run("customer_segments.sql"))

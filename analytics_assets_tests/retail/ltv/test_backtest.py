@@ -12,6 +12,8 @@ import pytest
 from analytics_assets.retail.ltv import backtest, boosted_trees, forecast
 from analytics_assets.retail.ltv.backtest import BOOSTED, MEAN, PROBABILISTIC, Refit, Trial, known_at, refit, summary_of
 from analytics_assets.retail.ltv.forecast import CustomerSummary, NotEnoughHistory
+from analytics_assets.retail.ltv.season import EVEN, MONTH_DAYS, Season
+from analytics_assets_tests.benchmarks.ltv import ONLINE_RETAIL_2010
 
 SCHEMA = {"customer_id": pl.String, "day": pl.Date, "purchase": pl.Boolean, "net_revenue": pl.Decimal(18, 2)}
 FIRST = date(2025, 1, 1)
@@ -83,6 +85,27 @@ def test_a_customer_with_returns_only_is_not_known():
     assert known_at(frame(rows), FIRST)["customer_id"].to_list() == ["a"]
 
 
+def test_the_clock_starts_at_the_end_of_the_first_day_and_the_last_purchase_lies_in_the_middle_of_its_day():
+    """Bought on the 1st and the 3rd, on the 1st alone, on the 10th and the 20th (the day itself); in days of an even pace."""
+    day = FIRST + timedelta(days=19)
+    bought = [("a", 1), ("a", 3), ("b", 1), ("c", 10), ("c", 20)]
+    known = known_at(frame([(who, FIRST + timedelta(days=on - 1), True, Decimal(5)) for who, on in bought]), day)
+    found = summary_of(known, day)
+    assert found.age_weeks * 7 == pytest.approx([19, 19, 10])
+    assert found.recency_weeks * 7 == pytest.approx([1.5, 0, 9.5])
+
+
+def test_on_the_clock_of_a_season_a_day_of_a_busy_month_counts_for_several():
+    """December sells four times as much a day as January; bought on 30 December and 2 January, now it is the evening of the 4th."""
+    sales = tuple(MONTH_DAYS * np.array([1] * 11 + [4]))
+    january = 365.25 / sum(sales)
+    day = date(2026, 1, 4)
+    known = known_at(frame([("a", date(2025, 12, 30), True, Decimal(5)), ("a", date(2026, 1, 2), True, Decimal(5))]), day)
+    found = summary_of(known, day, Season(sales))
+    assert found.age_weeks * 7 == pytest.approx([(4 + 1 + 1 + 1 + 1) * january])
+    assert found.recency_weeks * 7 == pytest.approx([(4 + 1 + 0.5) * january])
+
+
 def test_cut_offs_are_those_whose_windows_have_ended_with_half_as_long_a_past():
     found = backtest.cut_offs(FIRST, FIRST + timedelta(days=269), 90)
     assert [(FIRST + timedelta(days=269) - cut_off).days for cut_off in found] == [210, 180, 150, 120, 90]
@@ -98,7 +121,8 @@ def test_the_first_test_is_the_plain_forecast_beside_what_came_true(purchases, t
     """No window had ended before it, so that the factor is 1 and there are no trees."""
     first = tested.tests[0]
     known = known_at(purchases, first.cut_off)
-    said = forecast.forecast(forecast.fit(summary_of(known)), summary_of(known), 45, coverage=0.8)
+    summary = summary_of(known, first.cut_off)
+    said = forecast.forecast(forecast.fit(summary), summary, 45, coverage=0.8)
     actual = backtest.came_true(purchases, known, first.cut_off, 45)["revenue"].to_numpy()
     inside = (actual >= said.expected_revenue_low - 0.005) & (actual <= said.expected_revenue_high + 0.005)
     assert first == Trial(
@@ -111,6 +135,7 @@ def test_the_first_test_is_the_plain_forecast_beside_what_came_true(purchases, t
         mae=pytest.approx(np.abs(actual - said.expected_revenue).mean()),
         mae_of_equal_shares=pytest.approx(np.abs(actual - said.expected_revenue.mean()).mean()),
         coverage=pytest.approx(inside.mean()),
+        stated=pytest.approx(said.interval_probability.mean()),
     )
     assert [test.candidate for test in tested.tests if test.cut_off == first.cut_off] == [PROBABILISTIC]
 
@@ -166,15 +191,15 @@ def test_a_history_of_weeks_is_fitted_but_not_tested_nor_accepted(purchases):
     found = refit(purchases, FIRST + timedelta(days=40), 365, 0.8)
     assert (found.tests, found.accepted, found.candidate) == ((), False, PROBABILISTIC)
     assert found.reason == "not enough history to backtest: 41 days, and 365 to forecast"
-    known = summary_of(known_at(purchases, FIRST + timedelta(days=45)))
+    known = known_at(purchases, FIRST + timedelta(days=45))
     _, factors = backtest.scored(found, known, FIRST + timedelta(days=45), 365, 0.0, 0.8)
     assert factors.revenue.value == factors.orders.value == 1
 
 
 def test_the_forecast_of_a_day_is_scaled_as_a_whole_and_zeros_stay(purchases, tested):
     day = tested.anchor + timedelta(days=9)
-    known = summary_of(known_at(purchases, day))
-    raw = forecast.forecast(tested.model, known, 45, 0.0, 0.8)
+    known = known_at(purchases, day)
+    raw = forecast.forecast(tested.model, summary_of(known, day), 45, 0.0, 0.8)
     found, factors = backtest.scored(tested, known, day, 45, 0.0, 0.8)
     assert factors.revenue.value != 1
     assert found.expected_revenue.sum() == pytest.approx(raw.expected_revenue.sum() * factors.revenue.value)
@@ -185,7 +210,7 @@ def test_the_forecast_of_a_day_is_scaled_as_a_whole_and_zeros_stay(purchases, te
 
 
 def a_test(cut_off=FIRST, candidate=PROBABILISTIC, expected=100.0, actual=100.0, mae=1.0, equal=2.0):
-    return Trial(cut_off, candidate, 10, 1.0, expected, actual, mae, equal, 0.8)
+    return Trial(cut_off, candidate, 10, 1.0, expected, actual, mae, equal, 0.8, 0.8)
 
 
 def test_the_smallest_error_wins_over_the_cut_offs_that_all_were_tested_at():
@@ -222,15 +247,16 @@ def test_the_gate_lets_pass_what_is_within_a_quarter_and_better_than_equal_share
     assert re.search(reason, found[1])
 
 
-def serve(day, outcomes):
-    """Serve a day where each anchor's refit is accepted, is not, or (absent) cannot be fitted."""
+def serve(day, outcomes, untested=()):
+    """Serve a day where each anchor's refit is accepted, is not, could not be tested, or (absent) cannot be fitted."""
     asked = []
 
     def refit_at(anchor):
         asked.append(anchor)
         if anchor not in outcomes:
             raise NotEnoughHistory("too early")
-        return Refit(anchor, None, PROBABILISTIC, None, (), (), 0, (), outcomes[anchor], "")
+        tests = () if anchor in untested else (a_test(),)
+        return Refit(anchor, EVEN, None, PROBABILISTIC, None, (), (), 0, tests, outcomes[anchor], "")
 
     return backtest.serving(day, refit_at), asked
 
@@ -265,6 +291,17 @@ def test_in_its_first_weeks_a_shop_is_its_own_anchor():
         serve(day, {})
 
 
+def test_while_no_refit_of_a_months_start_can_be_tested_mondays_are_anchors():
+    """Its history doubles within the month: what was fitted on the first is worse than what could be fitted this week."""
+    wednesday, monday = date(2026, 7, 15), date(2026, 7, 13)
+    served, _ = serve(wednesday, {monday: False, JULY: False, JUNE: False}, untested=(JULY, JUNE))
+    assert served.refit.anchor == monday
+    served, _ = serve(wednesday, {monday: False, JULY: False, JUNE: False}, untested=(JUNE,))
+    assert served.refit.anchor == JULY
+    served, _ = serve(date(2026, 7, 4), {JULY: False}, untested=(JULY,))
+    assert served.refit.anchor == JULY
+
+
 def test_trees_find_who_was_misjudged_and_keep_the_total():
     """Frequent buyers bring twice, all others half of what was expected; the level of the lesson itself is not learned."""
     rng = np.random.default_rng(1)
@@ -287,19 +324,20 @@ def test_trees_without_anything_to_learn_from_are_refused():
         boosted_trees.learn([boosted_trees.Lesson(known, np.ones(5), np.zeros(5))])
 
 
-def published_as_of(purchases, day, horizon):
+def published_as_of(purchases, day, horizon, season=EVEN):
     """Mean absolute error, bias and candidate of what a day's forecast would have been."""
-    served = backtest.serving(day, lambda anchor: refit(purchases, anchor, horizon, 0.8))
+    served = backtest.serving(day, lambda anchor: refit(purchases, anchor, horizon, 0.8, season))
     known = known_at(purchases, day)
-    found, _ = backtest.scored(served.refit, summary_of(known), day, horizon, 0.0, 0.8)
+    found, _ = backtest.scored(served.refit, known, day, horizon, 0.0, 0.8)
     actual = backtest.came_true(purchases, known, day, horizon)["revenue"].to_numpy()
     return np.abs(actual - found.expected_revenue).mean(), found.expected_revenue.sum() / actual.sum() - 1, served.refit.candidate
 
 
 def test_cdnow_half_a_year_ahead_is_as_good_as_the_best_model_known(cdnow_purchases):
+    """In its error, known to a tenth, and in its total, which was 6 % too low."""
     error, bias, candidate = published_as_of(cdnow_purchases, date(1997, 12, 31), 182)
-    assert error <= 20.7
-    assert abs(bias) <= 0.10
+    assert round(error, 1) <= 20.7
+    assert abs(bias) <= 0.06
     assert candidate == PROBABILISTIC
 
 
@@ -308,3 +346,9 @@ def test_online_retail_before_its_first_christmas_is_better_than_the_best_model_
     error, _, candidate = published_as_of(online_retail_purchases, date(2011, 9, 10), 90)
     assert error <= 638.5
     assert candidate == BOOSTED
+
+
+def test_online_retail_is_within_ten_percent_of_its_first_christmas_if_the_owner_tells_last_years_sales(online_retail_purchases):
+    """The sales of 2010 are over nine months before the day."""
+    _, bias, _ = published_as_of(online_retail_purchases, date(2011, 9, 10), 90, ONLINE_RETAIL_2010)
+    assert abs(bias) <= 0.10

@@ -149,3 +149,18 @@ def test_fit_that_does_not_converge_is_an_error():
 
     with pytest.raises(ValueError, match="did not converge on 1 customers"):
         bg_nbd.bounded_maximum(rising_without_end, 1, np.array([2.0]), np.array([1.0]), np.array([9.0]))
+
+
+def test_fit_that_stops_before_the_gradient_has_vanished_is_taken_up_again_from_there(monkeypatch):
+    """A valley of Rosenbrock's form, so narrow that one run of the optimiser ends in it."""
+
+    def valley(log_parameters):
+        x, y = log_parameters
+        return -(1e8 * (y - x * x) ** 2 + (1 - x) ** 2), np.array([4e8 * x * (y - x * x) + 2 * (1 - x), -2e8 * (y - x * x)])
+
+    bounds = (np.exp([-1.2, 1.0]), np.exp([-5.0, -5.0]), np.exp([5.0, 5.0]))
+    found, _ = bg_nbd.bounded_maximum(valley, 1.0, *bounds)
+    assert np.log(found) == pytest.approx([1, 1])
+    monkeypatch.setattr(bg_nbd, "STARTS", 1)
+    with pytest.raises(ValueError, match="did not converge"):
+        bg_nbd.bounded_maximum(valley, 1.0, *bounds)

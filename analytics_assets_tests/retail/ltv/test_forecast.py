@@ -49,7 +49,7 @@ def test_interval_covers_80_percent_and_totals_are_unbiased_in_the_models_own_wo
     held = (cohort.later_spend >= predicted.expected_revenue_low) & (cohort.later_spend <= predicted.expected_revenue_high)
     likely_to_buy = predicted.expected_revenue_high > 0
     assert held[likely_to_buy].mean() == pytest.approx(0.8, abs=0.02)
-    assert held.mean() >= 0.8
+    assert held.mean() == pytest.approx(predicted.interval_probability.mean(), abs=0.02)
     assert predicted.expected_orders.sum() == pytest.approx(cohort.later_purchases.sum(), rel=0.03)
     assert predicted.expected_revenue.sum() == pytest.approx(cohort.later_spend.sum(), rel=0.05)
 
@@ -73,6 +73,7 @@ def test_interval_has_its_atom_at_zero_where_buying_nothing_is_likely():
     low, high = predicted.expected_revenue_low, predicted.expected_revenue_high
     assert (low[0], high[0]) == (0, 0)
     assert predicted.expected_revenue[0] > 0
+    assert predicted.interval_probability[0] > 0.8 == predicted.interval_probability[1]
     assert low[1] == 0 < high[1]
     assert 0 < low[3] < predicted.expected_revenue[3] < high[3]
 

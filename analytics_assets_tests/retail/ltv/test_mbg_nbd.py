@@ -101,6 +101,18 @@ def test_parameters_are_recovered_from_simulated_customers(simulate):
     assert [found.r, found.alpha, found.a, found.b] == pytest.approx([1.5, 4.0, 0.5, 4.0], rel=0.05)
 
 
+def test_the_prior_keeps_a_small_shop_off_the_bounds_and_moves_a_large_one_by_nothing(simulate):
+    """Sixty customers who all buy alike, and 40,000 who do not."""
+    x = np.tile([2.0, 3.0, 2.0], 20)
+    history = (x, np.full(60, 8.0), np.full(60, 9.0))
+    assert {"r", "a"} & set(mbg_nbd.fit(*history).at_bounds)
+    assert mbg_nbd.fit(*history, with_prior=True).at_bounds == ()
+    cohort = simulate(FREQUENT, SPEND, 40_000, 104, 1)
+    history = (cohort.frequency, cohort.recency, cohort.age)
+    found = [mbg_nbd.expected_purchases(mbg_nbd.fit(*history, with_prior=prior), 52, *history).sum() for prior in (False, True)]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
 def test_one_time_buyers_may_have_left_and_are_less_alive_the_longer_they_are_silent():
     alive = mbg_nbd.probability_alive(CDNOW, [0, 0, 0], [0, 0, 0], [0, 10, 40])
     assert alive[0] == pytest.approx(1.614 / (1.614 + 0.8914))

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import numpy as np
 import pytest
 
-from analytics_assets.retail.ltv.season import LARGEST_FACTOR, Window, factor_for
+from analytics_assets.retail.ltv.season import EVEN, LARGEST_FACTOR, MONTH_DAYS, Season, Window, factor_for
 
 DAY = date(2026, 9, 1)
 
@@ -78,3 +78,27 @@ def test_the_factor_stays_within_its_bounds_whatever_was_seen():
 def test_a_window_that_had_not_ended_is_refused():
     with pytest.raises(ValueError, match="not known"):
         factor_for([seen(59, 1.2)], DAY, 60)
+
+
+# December sells twice as much a day as any other month.
+BUSY_DECEMBER = Season(tuple(float(days) for days in MONTH_DAYS * np.array([1] * 11 + [2])))
+
+
+def test_a_season_has_the_pace_one_over_a_year_and_the_unit_of_its_sales_does_not_matter():
+    day = date(2024, 12, 31)
+    assert BUSY_DECEMBER.sales is not None
+    assert BUSY_DECEMBER.weeks_until(day, 365) == pytest.approx(365 / 7, rel=0.001)
+    assert BUSY_DECEMBER.weeks_until(day, 4 * 365 + 1) == pytest.approx((4 * 365 + 1) / 7)
+    pence = Season(tuple(100 * month for month in BUSY_DECEMBER.sales))
+    assert pence.pace(day, 400) == pytest.approx(BUSY_DECEMBER.pace(day, 400))
+
+
+def test_a_day_of_a_month_twice_as_busy_counts_for_two():
+    pace = BUSY_DECEMBER.pace(date(2025, 11, 29), 3)
+    assert pace == pytest.approx(pace[0] * np.array([1, 2, 2]))
+    assert BUSY_DECEMBER.weeks_until(date(2025, 11, 29), 1.5) == pytest.approx(2 * pace[0] / 7)
+
+
+def test_without_a_season_weeks_are_those_of_the_calendar():
+    assert EVEN.weeks_until(date(2025, 11, 30), 365) == 365 / 7
+    assert EVEN.pace(date(2025, 11, 30), 3).tolist() == [1, 1, 1]
