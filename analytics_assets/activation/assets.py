@@ -232,7 +232,8 @@ ONSITE = Outlet(
     format="json",
     columns={
         "customer_id or product_id": "The key.",
-        "buy_again, discover or related": "Products, best first, each with `product_id` and `reason`.",
+        "buy_again, discover or related": "Products, best first, each with `product_id` and `reason`; a customer's with "
+        "`basis` (`history`: bought before; `similarity`; `popular`).",
     },
 )
 

@@ -3,8 +3,8 @@
 SELECT
     to_json({
         'customer_id': customer_id,
-        'buy_again': coalesce(list({'product_id': product_id, 'reason': reason} ORDER BY rank) FILTER (list = 'buy_again'), []),
-        'discover': coalesce(list({'product_id': product_id, 'reason': reason} ORDER BY rank) FILTER (list = 'discover'), [])
+        'buy_again': coalesce(list({'product_id': product_id, 'basis': basis, 'reason': reason} ORDER BY rank) FILTER (list = 'buy_again'), []),
+        'discover': coalesce(list({'product_id': product_id, 'basis': basis, 'reason': reason} ORDER BY rank) FILTER (list = 'discover'), [])
     }) AS line
 FROM recommendations
 WHERE as_of_date = $as_of AND customer_id >= $first_id AND (customer_id < $next_first_id OR $next_first_id IS NULL)

@@ -95,29 +95,32 @@ def _spans(partitions: str, day: date) -> bool:
     return first <= day.isoformat() <= (last or first)
 
 
-def recommenders_tested(rows: Iterable[tuple[str, str, date, int, float | None]]) -> list[tuple[str, bool, str]]:
+def recommenders_tested(rows: Iterable[tuple[str, str, date, int, float, float]]) -> list[tuple[str, bool, str]]:
     """List, whether the model that makes it has proved itself, and the figures.
 
-    It has where in the newest week held out it found no less of what was bought than popular products did, and all weeks
-    together had enough customers to tell; popular products themselves pass when they were the best choice.
+    It has where it found no less of what was bought than popular products did, in the newest weeks held out that had enough
+    customers together to tell: the newest alone in a large shop. Popular products themselves pass when they were the best choice.
 
     Args:
-        rows: list, model, cut-off, customers and lift over popular (None: popular found nothing), as `chosen_recommenders.sql` gives.
+        rows: list, model, cut-off, customers, recall and recall of popular, as `chosen_recommenders.sql` gives.
     """
-    weeks: dict[str, list[tuple[str, date, int, float | None]]] = defaultdict(list)
-    for name, model, cut_off, customers, lift in rows:
-        weeks[name].append((model, cut_off, customers, lift))
+    weeks: dict[str, list[tuple[date, str, int, float, float]]] = defaultdict(list)
+    for name, model, cut_off, customers, recall, recall_of_popular in rows:
+        weeks[name].append((cut_off, model, customers, recall * customers, recall_of_popular * customers))
     tested = []
     for name, found in weeks.items():
-        customers = sum(count for _, _, count, _ in found)
-        model, cut_off, _, lift = max(found, key=lambda week: week[1])
+        customers, hits, hits_of_popular = 0, 0.0, 0.0
+        for since, model, bought, ours, theirs in sorted(found, reverse=True):  # noqa: B007 - the last week counted is told
+            customers, hits, hits_of_popular = customers + bought, hits + ours, hits_of_popular + theirs
+            if customers >= FEWEST_TO_CHOOSE_BY:
+                break
         if customers < FEWEST_TO_CHOOSE_BY:
-            tested.append(
-                (name, False, f"only {customers} customers bought in the weeks held out, {FEWEST_TO_CHOOSE_BY} are needed")
-            )
+            why = f"only {customers} customers bought in the weeks held out, {FEWEST_TO_CHOOSE_BY} are needed"
+            tested.append((name, False, why))
         else:
-            times = "anything against nothing" if lift is None else f"{lift:.2f} times"
-            tested.append((name, lift is None or lift >= 1, f"{model} found {times} what popular products did after {cut_off}"))
+            times = f"{hits / hits_of_popular:.2f} times" if hits_of_popular else "anything against nothing"
+            why = f"{model} found {times} what popular products did after {since} ({customers} customers)"
+            tested.append((name, hits >= hits_of_popular, why))
     return tested
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -89,12 +90,15 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:
+    """What each failed step says, without the name of the exception's class."""
+    said = []
     for event in result.all_events:
         if event.event_type == DagsterEventType.STEP_FAILURE:
             error = event.step_failure_data.error
             failure = event.step_failure_data.user_failure_data
-            return str((failure and failure.description) or (error and (error.cause or error).message) or event.message).strip()
-    return "the run failed; see the UI for its log"
+            text = (failure and failure.description) or (error and (error.cause or error).message) or event.message or ""
+            said.append(re.sub(r"^[\w.]*\.\w+: ", "", str(text).strip()))
+    return "\n".join(said) or "the run failed; see the UI for its log"
 
 
 def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stage]:

@@ -112,8 +112,16 @@ def standard_rows() -> dict[str, list[dict[str, Any]]]:
                 for rank in (1, 2)
             ],
             "recommendation_quality": [
-                {"list": name, "model": "ease", "cut_off": DAYS[0], "customers": 500, "lift_over_popular": 2.5, "chosen": True}
+                {
+                    "list": name,
+                    "model": model,
+                    "cut_off": DAYS[0],
+                    "customers": 500,
+                    "recall_at_20": recall,
+                    "chosen": model == "ease",
+                }
                 for name in ("buy_again", "discover")
+                for model, recall in (("ease", 0.5), ("popular", 0.2))
             ],
         }
         for table, found in of_day.items():

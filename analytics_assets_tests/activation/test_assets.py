@@ -179,7 +179,7 @@ def test_the_site_has_every_customer_and_product_by_key(evening) -> None:
     folder = evening.folder("onsite")
     lines = [json.loads(line) for line in (folder / "customers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["customer_id"] for line in lines] == ["ann@x.test", "bob@x.test", "cat@x.test", "dan", "eve", "fay@x.test"]
-    assert lines[0]["buy_again"] == [{"product_id": f"p{n}", "reason": "popular"} for n in range(1, 5)]
+    assert lines[0]["buy_again"] == [{"product_id": f"p{n}", "basis": "history", "reason": "popular"} for n in range(1, 5)]
     assert [entry["product_id"] for entry in lines[0]["discover"]] == ["p5", "p6", "p7", "p8"]
     products = [json.loads(line) for line in (folder / "products.jsonl").read_text(encoding="utf-8").splitlines()]
     assert products == [{"product_id": "p1", "related": [{"product_id": f"p{n}", "reason": "bought with it"} for n in (2, 3)]}]

@@ -214,7 +214,7 @@ def test_blocks_of_customers_are_whole_and_say_the_same_as_one(block_rows: int) 
     ]
     assert [line["customer_id"] for line in lines] == [f"c{n}" for n in range(7)]
     assert lines[3]["buy_again"] == []
-    assert lines[0]["discover"] == [{"product_id": "p1", "reason": "r1"}, {"product_id": "p2", "reason": "r2"}]
+    assert lines[0]["discover"] == [{"product_id": f"p{n}", "basis": "history", "reason": f"r{n}"} for n in (1, 2)]
 
 
 def test_only_what_serves_the_day_stands_for_it() -> None:
@@ -225,12 +225,15 @@ def test_only_what_serves_the_day_stands_for_it() -> None:
             "model": model,
             "cut_off": OTHER,
             "customers": 5,
-            "lift_over_popular": 2.0,
+            "recall_at_20": recall,
             "chosen": chosen,
         }
-        for day, model, chosen in ((DAY, "ease", True), (DAY, "popular", False), (OTHER, "bm25", True))
-    ]
-    assert query("chosen_recommenders.sql", {"recommendation_quality": quality}) == [("discover", "ease", OTHER, 5, 2.0)]
+        for day, model, recall, chosen in (
+            (DAY, "ease", 0.5, True), (DAY, "bm25", 0.4, False), (DAY, "popular", 0.25, False),
+            (OTHER, "bm25", 0.6, True), (OTHER, "popular", 0.1, False),
+        )
+    ]  # fmt: skip
+    assert query("chosen_recommenders.sql", {"recommendation_quality": quality}) == [("discover", "ease", OTHER, 5, 0.5, 0.25)]
     tests = [
         {"as_of_date": day, "currency": currency, "chosen": chosen, "accepted": accepted, "reason": reason}
         for day, currency, chosen, accepted, reason in (

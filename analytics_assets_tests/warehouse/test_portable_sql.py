@@ -226,6 +226,8 @@ _POOLS = {
     "customer_id": "'person ' || {r} % 12",
     "event_id": "'event ' || {r} % 120",
     "product_id": "'sku ' || {r} % 5",
+    "list": "['buy_again', 'discover'][1 + {r} % 2]",
+    "model": "['ease', 'popular'][1 + {r} % 2]",
     "trait": "'trait ' || {r} % 2",
     "order_date": "DATE '2026-03-28' + CAST({r} % 4 - {r} // 4 % 4 // 3 * 31 AS INTEGER)",
     "currency": "['EUR', 'GBP', 'JPY'][1 + {r} % 3]",
