@@ -6,6 +6,7 @@ digests, audits, Delta commits or publishing. What those cost is the ratio.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from analytics_assets.definitions import build_definitions, build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import Stage, run_stage
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Work
+from analytics_assets.warehouse.assets import Platform, Rows, Work
 from analytics_assets.warehouse.engine import engine
 from analytics_assets_tests.benchmarks.big_shop import BigShop
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of
 
-Compute = Callable[[Work], Mapping[str, pa.Table]]
+Compute = Callable[[Work], Mapping[str, Rows]]
 
 
 def measure(shop: BigShop, computes: Sequence[Compute], days: Sequence[date], folder: Path) -> list[Comparison]:
@@ -49,6 +50,9 @@ def measure(shop: BigShop, computes: Sequence[Compute], days: Sequence[date], fo
 def _alone(platform: Platform, compute: Compute, days: Sequence[date], out: Path) -> None:
     clock = platform.clock
     window = clock.window(clock.begins(days[0]), clock.begins(date.fromordinal(days[-1].toordinal() + 1)))
-    with engine() as connection:
-        for name, rows in compute(Work(platform, window, connection, logging.getLogger(__name__))).items():
-            pq.write_table(rows, out / f"{name}.parquet", compression="zstd", compression_level=1)
+    with engine() as connection, closing(Work(platform, window, connection, logging.getLogger(__name__))) as work:
+        for name, rows in compute(work).items():
+            if isinstance(rows, pa.Table):
+                pq.write_table(rows, out / f"{name}.parquet", compression="zstd", compression_level=1)
+            else:
+                rows.files()
