@@ -101,8 +101,9 @@ class Staged:
         path = self.folder / f"{self.table.partition_column}={day}" / f"{uuid.uuid4()}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = pq.ParquetWriter(
-            path, schema, compression="zstd", compression_level=1, store_schema=False, dictionary_pagesize_limit=DICTIONARY_BYTES
-        )
+            path, schema, compression="zstd", compression_level=1, store_schema=False,
+            use_dictionary=[f.name for f in schema if not pa.types.is_floating(f.type)], dictionary_pagesize_limit=DICTIONARY_BYTES,
+        )  # fmt: skip
         self._files.append(_File(path, day, 0, writer))
 
     def files(self) -> list[str]:

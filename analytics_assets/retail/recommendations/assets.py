@@ -38,6 +38,8 @@ FEWEST_TO_CHOOSE_BY = 100
 """With 100 customers a recall of .15 has a standard error of about .02: fewer cannot tell models apart."""
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
+DAYS = 2**20
+"""More days than any history has: purchases and the age of the last one make one number."""
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
 
 _AS_OF = Column("as_of_date", "DATE", "Business day at whose end this was computed.")
@@ -368,11 +370,10 @@ def _product_rows(lists: Lists, names: Names) -> pa.Table:
 
 def _columns(lists: Lists, names: Names) -> dict[str, pa.Array]:
     own = lists.basis == OWN
-    bought = np.stack((lists.purchases[own], lists.last_day[own]))
-    pairs, of_own = np.unique(bought, axis=1, return_inverse=True)
-    said = [_bought(purchases, names.day - timedelta(days=age)) for purchases, age in pairs.T.tolist()]
+    pairs, of_own = np.unique(lists.purchases[own] * DAYS + lists.last_day[own], return_inverse=True)
+    said = [_bought(pair // DAYS, names.day - timedelta(days=pair % DAYS)) for pair in pairs.tolist()]
     reason = np.where(lists.basis == SIMILAR, lists.source + 1, 0)
-    reason[own] = len(names.reasons) + of_own.ravel()
+    reason[own] = len(names.reasons) + of_own
     return {
         "as_of_date": pa.array(np.full(len(lists.rank), np.datetime64(names.day))),
         "rank": pa.array(lists.rank),
