@@ -9,12 +9,12 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 import duckdb
@@ -24,8 +24,8 @@ from deltalake.exceptions import CommitFailedError
 from analytics_assets.home import Home
 from analytics_assets.partitions import BusinessClock, all_earlier_days, hours_of_the_day
 from analytics_assets.settings import Settings
-from analytics_assets.warehouse.engine import attach, declared, engine, run
-from analytics_assets.warehouse.lake import Lake, Pin, Window, predicate_for
+from analytics_assets.warehouse.engine import attach, declared, engine, run, show
+from analytics_assets.warehouse.lake import Lake, Pin, Staged, Window, predicate_for
 from analytics_assets.warehouse.publishing import publish
 from analytics_assets.warehouse.tables import Table
 
@@ -97,6 +97,7 @@ class Work:
     log: Any
     pins: dict[str, Pin] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    staged: list[Staged] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
@@ -119,12 +120,23 @@ class Work:
         """Run a `.sql` file with bound parameters over what has been read."""
         return run(self.connection, file, parameters)
 
+    def stage(self, table: Table) -> Staged:
+        """Where rows of `table` go that are too many for memory, in order of its key; who computes returns it in their place."""
+        self.staged.append(self.platform.lake.stage(table))
+        return self.staged[-1]
+
+    def close(self) -> None:
+        """Delete what was staged and not adopted."""
+        for staged in self.staged:
+            staged.close()
+
     def rows_of(self, table: Table, relation: Any) -> pa.Table:
         """A result as exactly the declared columns of `table`."""
         return declared(self.connection, table, relation)
 
 
-Compute = Callable[[Work], Mapping[str, pa.Table]]
+Rows: TypeAlias = pa.Table | Staged
+Compute = Callable[[Work], Mapping[str, Rows]]
 
 
 def code_version(platform: Platform, compute: Callable[..., Any], tables: Sequence[Table], settings: Sequence[str]) -> str:
@@ -244,13 +256,14 @@ def _materialize(
             f"{main.name} {_span(keys)}: inputs are not there yet ({names}). Materialise them first.", allow_retries=False
         )
 
-    with engine() as connection:
-        work = Work(platform, window, connection, context.log)
+    with engine() as connection, closing(Work(platform, window, connection, context.log)) as work:
         rows = compute(work)
+        shown_as = {table.name: "rows" if table is main else f"rows_of_{table.name}" for table in tables}
         for table in tables:
-            connection.register("rows" if table is main else f"rows_of_{table.name}", rows[table.name])
+            show(connection, table, rows[table.name], shown_as[table.name])
         declaration = " UNION ALL ".join(
-            _declared_violations(table, "rows" if table is main else f"rows_of_{table.name}", window) for table in tables
+            f"FROM ({_declared_violations(table, shown_as[table.name], window, isinstance(rows[table.name], Staged))})"
+            for table in tables
         )
         for name, query in {"as_declared": declaration, **{a.name: a.violations for a in audits}}.items():
             found = connection.sql(f"SELECT * FROM ({query}) LIMIT 5").fetchall()
@@ -265,14 +278,17 @@ def _materialize(
             for a in warnings
             for found in [connection.sql(f"SELECT * FROM ({a.violations}) LIMIT 5").fetchall()]
         ]
-        written = {table.name: _write(work, table, rows[table.name], context.run.run_id) for table in reversed(tables)}
+        written = {
+            table.name: _write(work, table, rows[table.name], shown_as[table.name], context.run.run_id)
+            for table in reversed(tables)
+        }
         outcome = written[main.name]
         metadata: dict[str, Any] = {
-            "dagster/row_count": rows[main.name].num_rows,
+            "dagster/row_count": sum(count for count, _ in outcome.digests.values()),
             "delta_version": outcome.version,
             "inputs": {name: pin.version for name, pin in sorted(work.pins.items())},
             "unchanged": outcome.unchanged,
-            "preview": dg.MetadataValue.md(_preview(main, rows[main.name])),
+            "preview": dg.MetadataValue.md(_preview(main, outcome.first_rows)),
             **work.metadata,
         }
         if plot:
@@ -328,43 +344,51 @@ def _missing_inputs(
     return missing
 
 
-def _declared_violations(table: Table, rows: str, window: Window) -> str:
-    of = f"{table.name}: "
-    parts = [
-        f"SELECT '{of}NULL in {c.name}' AS violation, count(*) AS rows FROM {rows} WHERE \"{c.name}\" IS NULL HAVING count(*) > 0"
-        for c in table.columns
-        if not c.nullable
-    ]
+def _declared_violations(table: Table, rows: str, window: Window, in_order: bool) -> str:
+    """A query for what is not as declared, in two passes.
+
+    Rows that must be `in_order` of their key are compared with the row before, which proves the keys unique in little memory.
+    """
+    counts = {
+        **{f"NULL in {c.name}": f'"{c.name}" IS NULL' for c in table.columns if not c.nullable},
+        "outside the partition": f"NOT ({_in_window(table, window)})",
+    }
+    counted = ", ".join(f"count(*) FILTER ({condition}) AS c{number}" for number, condition in enumerate(counts.values()))
+    found = ", ".join(f"('{table.name}: {what}', c{number})" for number, what in enumerate(counts))
     key = ", ".join(f'"{name}"' for name in table.key)
-    parts.append(
-        f"SELECT '{of}key not unique: ' || concat_ws(', ', {key}), count(*) FROM {rows} GROUP BY {key} HAVING count(*) > 1"
-    )
-    parts.append(
-        f"SELECT '{of}outside the partition', count(*) FROM {rows} WHERE NOT ({_in_window(table, window)}) HAVING count(*) > 0"
-    )
-    return " UNION ALL ".join(parts)
+    repeated = f"SELECT {key}, count(*) AS times FROM {rows} GROUP BY {key} HAVING times > 1"
+    problem = "not unique"
+    if in_order:
+        problem = "not unique, or out of order"
+        repeated = f"""SELECT {key}, 2 AS times FROM (SELECT {key}, lag(({key})) OVER () AS before FROM {rows})
+            WHERE NOT ({key}) > before"""
+    return f"""SELECT violation, times FROM (SELECT unnest([{found}], recursive := true) FROM (SELECT {counted} FROM {rows}))
+        AS t(violation, times) WHERE times > 0
+        UNION ALL SELECT '{table.name}: key {problem}: ' || concat_ws(', ', {key}), times FROM ({repeated})"""
 
 
 @dataclass(frozen=True)
 class _Written:
     version: int
     digests: dict[Any, tuple[int, str]]
+    first_rows: pa.Table
     unchanged: bool
 
 
-def _write(work: Work, table: Table, rows: pa.Table, run_id: str) -> _Written:
-    """Commit the rows of a window, unless the lake holds exactly these already."""
-    digests = _digests(work, table, "fresh", rows)
+def _write(work: Work, table: Table, rows: Rows, name: str, run_id: str) -> _Written:
+    """Commit the rows of a window, which show as `name`, unless the lake holds exactly these already."""
+    digests = _digests(work, table, name)
+    first_rows = work.connection.sql(f"FROM {name} LIMIT {PREVIEW_ROWS}").to_arrow_table()
     lake = work.platform.lake
     now = lake.pin(table)
     predicate = predicate_for(table, work.window)
     if now.version is not None:
         attach(work.connection, now, predicate, name="stored")
-        stored = work.connection.sql(f"SELECT * FROM stored WHERE {_in_window(table, work.window)}")
-        if _digests(work, table, "stored_rows", stored) == digests:
-            return _Written(now.version, digests, unchanged=True)
+        if _digests(work, table, f"(FROM stored WHERE {_in_window(table, work.window)})") == digests:
+            return _Written(now.version, digests, first_rows, unchanged=True)
     note = {"run_id": run_id, "partitions": f"{work.window.start.isoformat()} to {work.window.end.isoformat()}"}
-    return _Written(lake.replace(table, rows, predicate, note), digests, unchanged=False)
+    replaced = lake.adopt(rows, work.window, note) if isinstance(rows, Staged) else lake.replace(table, rows, predicate, note)
+    return _Written(replaced, digests, first_rows, unchanged=False)
 
 
 def _in_window(table: Table, window: Window) -> str:
@@ -373,12 +397,8 @@ def _in_window(table: Table, window: Window) -> str:
     return f"{table.partition_column} BETWEEN DATE '{window.first_day}' AND DATE '{window.last_day}'"
 
 
-def _digests(work: Work, table: Table, name: str, relation: Any) -> dict[Any, tuple[int, str]]:
-    if isinstance(relation, pa.Table):
-        work.connection.register(name, relation)
-    else:
-        relation.create_view(name, replace=True)
-    return {part: (rows, digest) for part, rows, digest in work.connection.sql(table.digest_select(name)).fetchall()}
+def _digests(work: Work, table: Table, relation: str) -> dict[Any, tuple[int, str]]:
+    return {part: (rows, digest) for part, rows, digest in work.connection.sql(table.digest_select(relation)).fetchall()}
 
 
 def _by_key(work: Work, table: Table, digests: Mapping[Any, tuple[int, str]]) -> dict[str, tuple[int, str]]:
@@ -393,7 +413,7 @@ def _preview(table: Table, rows: pa.Table) -> str:
     head = "| " + " | ".join(c.name for c in shown) + " |\n|" + "---|" * len(shown)
     body = [
         "| " + " | ".join(str(record[c.name]).replace("|", "\\|").replace("\n", " ") for c in shown) + " |"
-        for record in rows.slice(0, PREVIEW_ROWS).to_pylist()
+        for record in rows.to_pylist()
     ]
     hidden = [c.name for c in table.columns if c.personal]
     note = f"\n\nNot shown, since they tell who somebody is: {', '.join(hidden)}." if hidden else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from analytics_assets.warehouse.lake import Pin
+from analytics_assets.warehouse.lake import Pin, Staged
 from analytics_assets.warehouse.tables import Table
 
 
@@ -42,17 +42,29 @@ def attach(
     connection.execute(f'CREATE OR REPLACE {kind} "{name or pin.table.name}" AS {scan(pin, pruning)}')
 
 
+def show(connection: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table | Staged, name: str) -> None:
+    """Make rows that were computed readable under a name."""
+    if isinstance(rows, Staged):
+        connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS {scan_files(table, rows.files())}')
+    else:
+        connection.register(name, rows)
+
+
 def scan(pin: Pin, pruning: str | None = None) -> str:
     """A SELECT over the Parquet files of a pinned table."""
-    files = pin.files(pruning)
+    return scan_files(pin.table, pin.files(pruning))
+
+
+def scan_files(table: Table, files: Sequence[str]) -> str:
+    """A SELECT over Parquet files that hold rows of a table."""
     if not files:
-        return pin.table.empty_select()
+        return table.empty_select()
     paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
     hive = ""
-    if pin.table.partition_column:
-        kind = next(c.type for c in pin.table.columns if c.name == pin.table.partition_column)
-        hive = f", hive_partitioning = true, hive_types = {{'{pin.table.partition_column}': {kind}}}"
-    return pin.table.typed_select(f"read_parquet([{paths}], union_by_name = true{hive})")
+    if table.partition_column:
+        kind = next(c.type for c in table.columns if c.name == table.partition_column)
+        hive = f", hive_partitioning = true, hive_types = {{'{table.partition_column}': {kind}}}"
+    return table.typed_select(f"read_parquet([{paths}], union_by_name = true{hive})")
 
 
 def run(connection: duckdb.DuckDBPyConnection, sql_file: Path, parameters: Mapping[str, Any]) -> duckdb.DuckDBPyRelation:

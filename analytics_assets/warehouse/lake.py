@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from analytics_assets.warehouse.tables import Table
 
 CONFLICT_ATTEMPTS = 40
+ROWS_OF_A_STAGED_FILE = 8_000_000
+# Beyond it a column is written out value by value, which takes several times as long.
+DICTIONARY_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,90 @@ class Pin:
         return sorted(map(unquote, self.delta.file_uris(file_pruning_predicate=pruning))) if self.delta else []
 
 
+@dataclass
+class _File:
+    path: Path
+    day: date
+    rows: int
+    writer: pq.ParquetWriter
+
+
+@dataclass
+class Staged:
+    """Rows of a daily table in Parquet files that lie in its folder and belong to no version: too many for memory.
+
+    They are appended part by part, audited where they lie, and made a version by `Lake.adopt` without being written again;
+    `close` deletes those that were not. What a killed process leaves behind no reader sees, as with Delta's own writes.
+    """
+
+    table: Table
+    folder: Path
+    _files: list[_File] = field(default_factory=list)
+
+    def append(self, part: pa.Table) -> None:
+        """Write rows of one day that follow the earlier ones in order of the key; text may be dictionary-encoded.
+
+        Raises:
+            ValueError: the rows are of several days, or have not the declared columns and types.
+        """
+        column = self.table.partition_column
+        assert column and self.table.grain == "day"
+        found = pa.schema([pa.field(f.name, getattr(f.type, "value_type", f.type)) for f in part.schema])
+        if found != self.table.arrow_schema():
+            raise ValueError(f"{self.table.name}: columns staged: {found}, declared: {self.table.arrow_schema()}")
+        if not part.num_rows:
+            return
+        days = part[column].unique().to_pylist()
+        if len(days) > 1:
+            raise ValueError(f"{self.table.name}: a staged part has rows of {days[0]} and of {days[1]}")
+        part = part.drop_columns(column)
+        if not self._files or self._files[-1].day != days[0] or self._files[-1].rows >= ROWS_OF_A_STAGED_FILE:
+            self._open(days[0], part.schema)
+        self._files[-1].writer.write_table(part, row_group_size=part.num_rows)
+        self._files[-1].rows += part.num_rows
+
+    def _open(self, day: date, schema: pa.Schema) -> None:
+        self.files()
+        path = self.folder / f"{self.table.partition_column}={day}" / f"{uuid.uuid4()}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = pq.ParquetWriter(
+            path, schema, compression="zstd", compression_level=1, store_schema=False,
+            use_dictionary=[f.name for f in schema if not pa.types.is_floating(f.type)], dictionary_pagesize_limit=DICTIONARY_BYTES,
+        )  # fmt: skip
+        self._files.append(_File(path, day, 0, writer))
+
+    def files(self) -> list[str]:
+        """The files so far, finished, in the order of their rows."""
+        for file in self._files:
+            file.writer.close()
+        return [str(file.path) for file in self._files]
+
+    def add_actions(self) -> list[AddAction]:
+        """The finished files as a Delta commit names them."""
+        self.files()
+        return [
+            AddAction(
+                path=str(file.path.relative_to(self.folder)),
+                size=file.path.stat().st_size,
+                partition_values={str(self.table.partition_column): file.day.isoformat()},
+                modification_time=int(file.path.stat().st_mtime * 1000),
+                data_change=True,
+                stats=json.dumps({"numRecords": file.rows}),
+            )
+            for file in self._files
+        ]
+
+    def adopted(self) -> None:
+        """Leave the files to the version that has them now."""
+        self._files.clear()
+
+    def close(self) -> None:
+        """Delete what was not adopted."""
+        for path in self.files():
+            Path(path).unlink()
+        self._files.clear()
+
+
 @dataclass(frozen=True)
 class Lake:
     """The tables below `root`."""
@@ -70,24 +161,48 @@ class Lake:
         Returns:
             The version that holds the rows.
         """
-        self._create_if_missing(table)
         uri = str(self.root / table.name)
-        for attempt in range(CONFLICT_ATTEMPTS):
-            try:
-                write_deltalake(
-                    uri,
-                    rows,
-                    mode="overwrite",
-                    predicate=predicate,
-                    writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
-                    commit_properties=CommitProperties(custom_metadata=dict(note)),
-                )
-                return DeltaTable(uri).version()
-            except CommitFailedError:
-                if attempt == CONFLICT_ATTEMPTS - 1:
-                    raise
-                time.sleep(random.uniform(0.01, 0.05) * min(attempt + 1, 10))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+
+        def commit() -> int:
+            write_deltalake(
+                uri,
+                rows,
+                mode="overwrite",
+                predicate=predicate,
+                writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
+                commit_properties=CommitProperties(custom_metadata=dict(note)),
+            )
+            return DeltaTable(uri).version()
+
+        self._create_if_missing(table)
+        return _repeated_on_conflict(commit)
+
+    def stage(self, table: Table) -> Staged:
+        """A place for rows that are too many for memory."""
+        return Staged(table, self.root / table.name)
+
+    def adopt(self, staged: Staged, window: Window, note: Mapping[str, str]) -> int:
+        """Put staged rows in place of those of the window's days, in one commit; the files stay where they are.
+
+        Returns:
+            The version that holds the rows.
+        """
+        table = staged.table
+        actions: list[AddAction | RemoveAction] = [*staged.add_actions()]
+        column = str(table.partition_column)
+        days = [(column, ">=", window.first_day.isoformat()), (column, "<=", window.last_day.isoformat())]
+
+        def commit() -> int:
+            # The files to take out are those of the version that was read: no other commit may come in between, and ours is the next.
+            once = CommitProperties(custom_metadata=dict(note), max_commit_retries=0)
+            delta = DeltaTable(str(self.root / table.name))
+            delta.create_write_transaction(actions, "overwrite", delta.schema(), [column], days, commit_properties=once)
+            return delta.version() + 1
+
+        self._create_if_missing(table)
+        version = _repeated_on_conflict(commit)
+        staged.adopted()
+        return version
 
     def _create_if_missing(self, table: Table) -> None:
         path = self.root / table.name
@@ -100,6 +215,16 @@ class Lake:
             # Another process created it between the look and the commit.
             if not DeltaTable.is_deltatable(str(path)):
                 raise
+
+
+def _repeated_on_conflict(commit: Callable[[], int]) -> int:
+    """Commit again, with jitter, while another process gets in before."""
+    for attempt in range(1, CONFLICT_ATTEMPTS):
+        try:
+            return commit()
+        except CommitFailedError:
+            time.sleep(random.uniform(0.01, 0.05) * min(attempt, 10))
+    return commit()
 
 
 def predicate_for(table: Table, window: Window) -> str:

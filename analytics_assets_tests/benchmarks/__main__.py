@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +31,8 @@ REPETITIONS = 3
 SHOP = Retailer(first_day=date(2026, 3, 1), last_day=date(2026, 4, 30), customers=12_000)
 """Two months: more would lengthen Dagster's bookkeeping of hours, which is shown but not compared."""
 BIG_SHOP = BigShop(customers=100_000, products=5_000, lines=1_000_000, days=365)
+GROWING_SHOP = BigShop(customers=20_000, products=2_000, lines=200_000, days=365)
+BACKFILLED_DAYS = 15
 PACKAGES = ("dagster", "duckdb", "deltalake", "polars", "lifetimes")
 
 
@@ -72,7 +74,11 @@ def _measured(folder: Path, console: Console) -> Iterator[Comparison]:
     yield from affinity.measure(REPETITIONS, folder)
     yield from recommendations.measure(REPETITIONS, folder)
     night = (customers, customer_ltv, customer_segments, cohort_retention, product_affinity, recommended)
-    yield from suite.measure(BIG_SHOP, night, [BIG_SHOP.last_day], folder / "big shop")
+    yield from suite.measure(BIG_SHOP, night, [BIG_SHOP.last_day], folder / "big shop", 1.3)
+    days = [GROWING_SHOP.last_day - timedelta(days=n) for n in reversed(range(BACKFILLED_DAYS))]
+    # Recommendations are kept for the newest day only: nobody fills them back.
+    yield from suite.measure(GROWING_SHOP, night[:-1], days, folder / "backfill", 1.5)
+    yield from suite.growth(GROWING_SHOP, night, 3, folder / "growth")
 
 
 def _standings() -> Iterator[str]:

@@ -26,6 +26,8 @@ class Shop:
         self.rows: list[dict] = []
         self.fault: list[BaseException] = []
         self.calls = 0
+        self.staged = False
+        self.fault_after_staging: BaseException | None = None
         self.told: list[str] = []
 
         def sales(work) -> dict[str, pa.Table]:
@@ -33,7 +35,14 @@ class Shop:
             self.calls += 1
             if self.fault:
                 raise self.fault.pop()
-            return {"sales": shelf.rows_of(shelf.daily, self.rows)}
+            if not self.staged:
+                return {"sales": shelf.rows_of(shelf.daily, self.rows)}
+            rows = work.stage(shelf.daily)
+            for row in self.rows:
+                rows.append(shelf.rows_of(shelf.daily, [row]))
+            if self.fault_after_staging:
+                raise self.fault_after_staging
+            return {"sales": rows}
 
         sale_table = table_asset(self.platform, (shelf.daily,), sales, audits=[FREE_ONLY], warnings=[USUAL], group="shop")
 
@@ -60,6 +69,9 @@ class Shop:
         with engine() as connection:
             attach(connection, Lake(self.platform.home.lake).pin(self.shelf.daily))
             return [row[0] for row in connection.sql("SELECT sale_id FROM sales ORDER BY 1").fetchall()]
+
+    def files(self) -> int:
+        return len(list((self.platform.home.lake / "sales").rglob("*.parquet")))
 
     def materialised(self) -> set[str]:
         return set(self.instance.get_materialized_partitions(dg.AssetKey("sales")))
@@ -177,6 +189,47 @@ def test_rows_that_are_not_as_declared_are_refused(shop, shelf, rows: list[dict]
 
 def test_null_is_fine_where_the_declaration_says_so(shop, shelf) -> None:
     assert shop.run(shelf.sale("a", shop=None, till=None, amount=None)).success
+
+
+def test_staged_rows_are_held_to_the_same_and_recorded_as_the_same(shop, shelf) -> None:
+    rows = [shelf.sale("a", 1), shelf.sale("b", 1), shelf.sale("c", 3)]
+    digests = []
+    for shop.staged in (False, True):
+        result = shop.run(*rows, first="2011-11-01", last="2011-11-03")
+        assert result.success and shop.stored() == ["a", "b", "c"] and shop.version == 1
+        digests.append({
+            event.partition: (event.metadata["dagster/partition_row_count"].value, event.metadata["digest"].value)
+            for event in result.asset_materializations_for_node("sales")
+        })  # fmt: skip
+    assert digests[0] == digests[1]
+    assert shop.files() == 2, "equal rows are not written again, nor left behind"
+    assert shop.run(*rows[:2], shelf.sale("d", 3), first="2011-11-01", last="2011-11-03").success
+    assert shop.version == 2 and shop.stored() == ["a", "b", "d"]
+    assert not shop.run(shelf.sale("e", 1, amount=-1)).success
+    assert shop.version == 2 and shop.stored() == ["a", "b", "d"] and shop.files() == 4, "the refused rows are gone"
+
+
+@pytest.mark.parametrize(
+    ("rows", "violation"),
+    [
+        ([{"sale_id": None}], "NULL in sale_id"),
+        ([{"sale_id": "a", "day": 2}], "outside the partition"),
+        ([{"sale_id": "a"}, {"sale_id": "a", "amount": 2}], "key not unique, or out of order: a"),
+        ([{"sale_id": "a"}, {"sale_id": "b"}, {"sale_id": "a", "amount": 2}], "key not unique, or out of order: a"),
+    ],
+    ids=["null", "out-of-window", "duplicate-key", "duplicate-key-far-apart"],
+)
+def test_staged_rows_that_are_not_as_declared_are_refused(shop, shelf, rows: list[dict], violation: str) -> None:
+    shop.staged = True
+    result = shop.run(*(shelf.sale(**row) for row in rows))
+    assert not result.success and violation in failure(result)
+    assert shop.version is None and shop.files() == 0
+
+
+def test_what_was_staged_before_a_fault_is_deleted(shop, shelf) -> None:
+    shop.staged, shop.fault_after_staging = True, KeyError("colour")
+    assert not shop.run(shelf.sale("a")).success
+    assert shop.version is None and shop.files() == 0
 
 
 def test_a_fault_that_may_pass_is_tried_again(shop, shelf) -> None:

@@ -125,6 +125,81 @@ def test_values_come_back_as_they_went_in_also_null_and_odd_text(shelf, tmp_path
     assert [row[1:5] for row in stored(tmp_path, shelf.daily)] == [("'\"\\ é\n", None, "", None), ("b", "north", "1", -3)]
 
 
+def stage(root: Path, shelf, *parts: list[dict]):
+    staged = Lake(root).stage(shelf.daily)
+    for part in parts:
+        staged.append(shelf.rows_of(shelf.daily, part))
+    return staged
+
+
+def files_of(root: Path) -> list[Path]:
+    return sorted((root / "sales").rglob("*.parquet"))
+
+
+def test_staged_rows_are_seen_by_nobody_until_adopted_and_replace_the_days_of_the_window(shelf, tmp_path) -> None:
+    before = replace(tmp_path, shelf, [shelf.sale("a", 1), shelf.sale("b", 2), shelf.sale("c", 3), shelf.sale("d", 4)], 1, 4)
+    staged = stage(tmp_path, shelf, [shelf.sale("n", 2)], [shelf.sale("o", 2)], [], [shelf.sale("p", 3)])
+    assert len(staged.files()) == 2
+    assert ids(tmp_path, shelf.daily) == ["a", "b", "c", "d"]
+    assert Lake(tmp_path).adopt(staged, shelf.days(2, 3), {"run_id": "r1"}) == before + 1
+    staged.close()
+    assert ids(tmp_path, shelf.daily) == ["a", "d", "n", "o", "p"]
+    assert DeltaTable(str(tmp_path / "sales")).history(1)[0]["run_id"] == "r1"
+    replace(tmp_path, shelf, [shelf.sale("q", 2)], 2, 2)
+    assert ids(tmp_path, shelf.daily) == ["a", "d", "p", "q"]
+
+
+def test_staged_rows_come_back_as_they_went_in_also_encoded_null_and_odd_text(shelf, tmp_path) -> None:
+    sales = [shelf.sale("'\"\\ é\n", 1, shop=None, till="", amount=None), shelf.sale("b", 1, amount=-3)]
+    part = shelf.rows_of(shelf.daily, sales)
+    staged = Lake(tmp_path).stage(shelf.daily)
+    staged.append(part.set_column(1, "sale_id", part["sale_id"].dictionary_encode()))
+    Lake(tmp_path).adopt(staged, shelf.days(1, 1), {})
+    assert [row[1:5] for row in stored(tmp_path, shelf.daily)] == [("'\"\\ é\n", None, "", None), ("b", "north", "1", -3)]
+
+
+def test_staging_nothing_clears_the_window_only(shelf, tmp_path) -> None:
+    replace(tmp_path, shelf, [shelf.sale("a", 1), shelf.sale("b", 2)], 1, 2)
+    Lake(tmp_path).adopt(stage(tmp_path, shelf), shelf.days(2, 2), {})
+    assert ids(tmp_path, shelf.daily) == ["a"]
+
+
+def test_what_was_staged_and_not_adopted_is_deleted(shelf, tmp_path) -> None:
+    staged = stage(tmp_path, shelf, [shelf.sale("a", 1)], [shelf.sale("b", 2)])
+    assert len(files_of(tmp_path)) == 2
+    staged.close()
+    assert files_of(tmp_path) == []
+
+
+def test_staged_rows_must_be_of_one_day_a_part_and_as_declared(shelf, tmp_path) -> None:
+    staged = Lake(tmp_path).stage(shelf.daily)
+    with pytest.raises(ValueError, match="rows of 2011-11-01 and of 2011-11-02"):
+        staged.append(shelf.rows_of(shelf.daily, [shelf.sale("a", 1), shelf.sale("b", 2)]))
+    part = shelf.rows_of(shelf.daily, [shelf.sale("a", 1)])
+    with pytest.raises(ValueError, match="sales: columns staged"):
+        staged.append(part.drop_columns("shop"))
+    with pytest.raises(ValueError, match="sales: columns staged"):
+        staged.append(part.set_column(4, "amount", part["amount"].cast("double")))
+    assert files_of(tmp_path) == []
+
+
+def test_a_commit_that_comes_between_does_not_leave_a_day_twice(shelf, tmp_path, monkeypatch) -> None:
+    """Delta alone would let both in: it is told of the files to take out, not of the days."""
+    staged = stage(tmp_path, shelf, [shelf.sale("a", 1)])
+    lake = Lake(tmp_path)
+    replace(tmp_path, shelf, [shelf.sale("x", 4)], 4, 4)
+    commit, between = DeltaTable.create_write_transaction, [[shelf.sale("b", 1)], [shelf.sale("c", 1)]]
+
+    def late(table, *arguments, **properties) -> None:
+        if between:
+            replace(tmp_path, shelf, between.pop(), 1, 1)
+        commit(table, *arguments, **properties)
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", late)
+    assert lake.adopt(staged, shelf.days(1, 1), {}) == lake.pin(shelf.daily).version
+    assert not between and ids(tmp_path, shelf.daily) == ["a", "x"]
+
+
 @pytest.mark.parametrize("exists", [True, False], ids=["table-exists", "both-create-it"])
 def test_processes_that_replace_different_hours_of_one_day_lose_nothing(shelf, tmp_path, exists: bool) -> None:
     if exists:

@@ -85,6 +85,28 @@ def test_the_digest_counts_a_row_as_often_as_it_is_there(shelf) -> None:
     )
 
 
+def test_the_digest_tells_which_values_stand_in_one_row(shelf) -> None:
+    """The hash of a row is an XOR of its values' hashes: without more mixing, exchanged values often add up to the same."""
+    rows = [shelf.sale(str(number), shop=f"shop {number}") for number in range(200)]
+    found = {str(digests(shelf, rows))}
+    for one in range(0, 200, 2):
+        exchanged = list(rows)
+        exchanged[one] = shelf.sale(str(one), shop=f"shop {one + 1}")
+        exchanged[one + 1] = shelf.sale(str(one + 1), shop=f"shop {one}")
+        found.add(str(digests(shelf, exchanged)))
+    assert len(found) == 101
+
+
+def test_the_digest_is_of_the_declared_types_whatever_the_rows_come_in(shelf) -> None:
+    rows = shelf.rows_of(shelf.daily, [shelf.sale(str(number), shop=None if number % 3 else "north") for number in range(9)])
+    encoded = rows.set_column(2, "shop", rows["shop"].dictionary_encode()).set_column(4, "amount", rows["amount"].cast("double"))
+    with engine() as connection:
+        connection.register("plain", rows)
+        connection.register("otherwise", encoded)
+        plain, otherwise = (connection.sql(shelf.daily.digest_select(name)).fetchall() for name in ("plain", "otherwise"))
+    assert plain == otherwise
+
+
 def test_an_hourly_table_has_a_digest_for_each_hour(shelf) -> None:
     with engine() as connection:
         connection.register("found", shelf.rows_of(shelf.hourly, [shelf.tick(3, 1), shelf.tick(3, 2), shelf.tick(4, 1)]))

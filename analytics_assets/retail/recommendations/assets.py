@@ -17,9 +17,10 @@ from analytics_assets.retail.customers.assets import CUSTOMERS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
 from analytics_assets.retail.recommendations.evaluation import Quality, quality
 from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Bools, Histories, Ints, Kind, Lists, make_lists
+from analytics_assets.retail.recommendations.promises import prepare_promises, promises
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
 from analytics_assets.settings import Recommendations
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, Needs, Platform, Rows, Work, table_asset
 from analytics_assets.warehouse.tables import Column, Table
 
 _HERE = Path(__file__).parent
@@ -37,6 +38,8 @@ FEWEST_TO_CHOOSE_BY = 100
 """With 100 customers a recall of .15 has a standard error of about .02: fewer cannot tell models apart."""
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
+DAYS = 2**20
+"""More days than any history has: purchases and the age of the last one make one number."""
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
 
 _AS_OF = Column("as_of_date", "DATE", "Business day at whose end this was computed.")
@@ -62,7 +65,7 @@ RECOMMENDATIONS = Table(
         _BASIS,
         _REASON,
     ),
-    key=("as_of_date", "customer_id", "list", "rank"),
+    key=("as_of_date", "list", "customer_id", "rank"),
     grain="day",
     partition_column="as_of_date",
 )
@@ -276,7 +279,7 @@ def choose(measured: pl.DataFrame, kind: Kind, models: list[str]) -> tuple[str, 
     return best, f"{best}: best recall@20, {recall[best]:.3f} ({others}; {customers:,} customers)"
 
 
-def recommendations(work: Work) -> Mapping[str, pa.Table]:
+def recommendations(work: Work) -> Mapping[str, Rows]:
     """Two lists for every customer: what they may buy again, and what they may discover.
 
     `buy_again` follows the customer's own purchases, each halved in weight every 120 days, and a share of item similarity;
@@ -290,75 +293,105 @@ def recommendations(work: Work) -> Mapping[str, pa.Table]:
     after (`recommendation_quality`); the best one makes the lists of the night. Only the identity map is today's.
     Read the lift over popular first: below 1, personal lists are not worth their trouble.
     """
-    work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
-    work.read(ORDER_ITEMS, f"order_date <= '{work.window.last_day}'", in_memory=True)
+    # A day alone reads the files where they lie: a copy of a large shop's lines would take a gigabyte.
+    in_memory = len(work.days) > 1
+    work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory)
+    work.read(ORDER_ITEMS, f"order_date <= '{work.window.last_day}'", in_memory)
     as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
-    work.read(IDENTITIES, as_of, in_memory=True)
-    work.read(CUSTOMERS, as_of, in_memory=True)
-    parts: dict[str, list[pa.Table]] = {table.name: [] for table in TABLES}
+    work.read(IDENTITIES, as_of, in_memory)
+    work.read(CUSTOMERS, as_of, in_memory)
+    staged = work.stage(RECOMMENDATIONS)
+    pages: list[pa.Table] = []
+    qualities: list[pa.Table] = []
     for day in work.days:
         people = work.sql(_HERE / "listed_customers.sql", as_of=day).pl().sort("customer")
         tonight = night(work, day, day, people)
         measured = evaluated(work, day, people, len(tonight.catalogue) <= MOST_PRODUCTS_OF_EASE)
         chosen = {kind: choose(measured, kind, list(tonight.models(kind))) for kind in KINDS}
+        names = Names.of(tonight.catalogue, day)
         for kind in KINDS:
             for lists in tonight.lists(kind, chosen[kind][0], tonight.histories):
-                rows = _customer_rows(lists, people, tonight.catalogue, day, kind)
-                parts[RECOMMENDATIONS.name].append(_table(RECOMMENDATIONS, rows))
-        for lists in tonight.lists("discover", chosen["discover"][0], _pages(len(tonight.catalogue))):
-            rows = _product_rows(lists, tonight.catalogue, day)
-            parts[PRODUCT_RECOMMENDATIONS.name].append(_table(PRODUCT_RECOMMENDATIONS, rows))
+                staged.append(_customer_rows(lists, people, names, kind))
+        of_pages = tonight.lists("discover", chosen["discover"][0], _pages(len(tonight.catalogue)))
+        pages.extend(_product_rows(lists, names) for lists in of_pages)
         verdicts = _verdicts(measured, chosen, day)
-        parts[RECOMMENDATION_QUALITY.name].append(_table(RECOMMENDATION_QUALITY, verdicts))
+        qualities.append(work.rows_of(RECOMMENDATION_QUALITY, verdicts.to_arrow()))
     for kind in KINDS:
         work.metadata[kind] = chosen[kind][1]
     work.metadata["what the lists of earlier days would have hit"] = dg.MetadataValue.md(_honesty(verdicts))
-    return {table.name: pa.concat_tables([table.arrow_schema().empty_table(), *parts[table.name]]) for table in TABLES}
+    prepare_promises(work)
+    return {
+        RECOMMENDATIONS.name: staged,
+        PRODUCT_RECOMMENDATIONS.name: pa.concat_tables([PRODUCT_RECOMMENDATIONS.arrow_schema().empty_table(), *pages]),
+        RECOMMENDATION_QUALITY.name: pa.concat_tables(qualities),
+    }
 
 
-def _table(table: Table, rows: pl.DataFrame) -> pa.Table:
-    return rows.select(table.column_names).to_arrow().cast(table.arrow_schema())
+@dataclass(frozen=True)
+class Names:
+    """What stands in the rows of a day in place of numbers."""
+
+    day: date
+    products: pa.Array
+    reasons: pa.Array
+    """Of what is popular first, then of what goes with each product."""
+
+    @classmethod
+    def of(cls, catalogue: pl.DataFrame, day: date) -> Names:
+        """The names of a catalogue."""
+        names = catalogue.select("product_id", reason=pl.format("bought with {}", "name"))
+        reasons = pl.concat([pl.Series(["popular these days"]), names["reason"].rename("")])
+        return cls(day, names["product_id"].to_arrow().cast(pa.string()), reasons.to_arrow().cast(pa.string()))
 
 
-def _customer_rows(lists: Lists, people: pl.DataFrame, catalogue: pl.DataFrame, day: date, kind: Kind) -> pl.DataFrame:
-    """Lists with names in the place of numbers."""
-    return _rows(lists, catalogue, day).with_columns(
-        people["customer_id"][lists.customer].alias("customer_id"),
-        pl.lit(kind).alias("list"),
-        catalogue["product_id"][lists.product].alias("product_id"),
-    )
+def _customer_rows(lists: Lists, people: pl.DataFrame, names: Names, kind: Kind) -> pa.Table:
+    """Lists with names in the place of numbers; each text stands there once."""
+    first = lists.customer[0] if len(lists.customer) else 0
+    customers = people["customer_id"][first : int(lists.customer[-1]) + 1 if len(lists.customer) else 0]
+    columns = {
+        **_columns(lists, names),
+        "customer_id": _texts(customers.to_arrow().cast(pa.string()), lists.customer - first),
+        "list": _texts(pa.array([kind]), np.zeros(len(lists.rank), np.int64)),
+        "product_id": _texts(names.products, lists.product),
+    }
+    return pa.table({name: columns[name] for name in RECOMMENDATIONS.column_names})
 
 
-def _product_rows(lists: Lists, catalogue: pl.DataFrame, day: date) -> pl.DataFrame:
+def _product_rows(lists: Lists, names: Names) -> pa.Table:
     """The lists of pages with names in the place of numbers."""
-    return _rows(lists, catalogue, day).with_columns(
-        catalogue["product_id"][lists.customer].alias("product_id"),
-        catalogue["product_id"][lists.product].alias("related_product_id"),
-    )
+    columns = {
+        **_columns(lists, names),
+        "product_id": _texts(names.products, lists.customer),
+        "related_product_id": _texts(names.products, lists.product),
+    }
+    table = PRODUCT_RECOMMENDATIONS
+    return pa.table({name: columns[name] for name in table.column_names}).cast(table.arrow_schema())
 
 
-def _rows(lists: Lists, catalogue: pl.DataFrame, day: date) -> pl.DataFrame:
-    frame = pl.DataFrame(
-        {
-            "rank": lists.rank,
-            "score": lists.score,
-            "basis": pl.Series(lists.basis).replace_strict(BASIS, return_dtype=pl.String),
-            "source": catalogue["name"][np.maximum(lists.source, 0)],
-            "purchases": lists.purchases,
-            "last": day - pl.Series(lists.last_day).cast(pl.Int64) * timedelta(days=1),
-        }
-    )
-    on = pl.col("last").dt.strftime("%Y-%m-%d")
-    reason = (
-        pl.when((pl.col("basis") == BASIS[OWN]) & (pl.col("purchases") == 1))
-        .then(pl.format("bought on {}", on))
-        .when(pl.col("basis") == BASIS[OWN])
-        .then(pl.format("bought {} times, last on {}", "purchases", on))
-        .when(pl.col("basis") == BASIS[SIMILAR])
-        .then(pl.format("bought with {}", "source"))
-        .otherwise(pl.lit("popular these days"))
-    )
-    return frame.select("rank", "score", "basis", reason.alias("reason"), pl.lit(day).alias("as_of_date"))
+def _columns(lists: Lists, names: Names) -> dict[str, pa.Array]:
+    own = lists.basis == OWN
+    pairs, of_own = np.unique(lists.purchases[own] * DAYS + lists.last_day[own], return_inverse=True)
+    said = [_bought(pair // DAYS, names.day - timedelta(days=pair % DAYS)) for pair in pairs.tolist()]
+    reason = np.where(lists.basis == SIMILAR, lists.source + 1, 0)
+    reason[own] = len(names.reasons) + of_own
+    return {
+        "as_of_date": pa.array(np.full(len(lists.rank), np.datetime64(names.day))),
+        "rank": pa.array(lists.rank),
+        "score": pa.array(lists.score),
+        "basis": _texts(pa.array([BASIS[basis] for basis in (OWN, SIMILAR, POPULAR)]), lists.basis),
+        "reason": _texts(pa.concat_arrays([names.reasons, pa.array(said, pa.string())]), reason),
+    }
+
+
+def _bought(purchases: int, last: date) -> str:
+    return f"bought on {last}" if purchases == 1 else f"bought {purchases} times, last on {last}"
+
+
+def _texts(texts: pa.Array, places: Ints) -> pa.DictionaryArray:
+    """The texts at these places, those that are used in their dictionary and no others."""
+    used = np.bincount(places, minlength=len(texts)) > 0
+    place = np.cumsum(used, dtype=np.int32) - 1
+    return pa.DictionaryArray.from_arrays(pa.array(place[places]), texts.filter(pa.array(used)))
 
 
 def _pages(products: int) -> Histories:
@@ -394,95 +427,6 @@ def _honesty(verdicts: pl.DataFrame) -> str:
 
 
 TABLES = (RECOMMENDATIONS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY)
-
-# Straight from orders, identities and customers, and not from what the lists were made of.
-_MINE = """mine AS (
-    SELECT i.as_of_date, i.customer_id, t.product_id, max(t.order_date) FILTER (t.kind = 'order' AND t.quantity > 0) AS last_bought,
-        bool_or(t.kind = 'refund') AS returned
-    FROM identities AS i JOIN orders AS o ON o.identity = i.identity AND o.order_date <= i.as_of_date
-    JOIN order_items AS t ON t.event_id = o.event_id
-    WHERE i.as_of_date IN (SELECT as_of_date FROM customers)
-    GROUP BY ALL
-)"""
-_OFFER = """offer AS (
-    SELECT d.as_of_date, t.product_id,
-        coalesce(arg_max(t.category, (t.order_date, t.category)) FILTER (t.category IS NOT NULL), '') AS category
-    FROM (SELECT DISTINCT as_of_date FROM customers) AS d
-    JOIN order_items AS t ON t.order_date <= d.as_of_date AND t.kind = 'order' AND t.quantity > 0
-    GROUP BY ALL
-    HAVING max(t.order_date) > d.as_of_date - {assortment_days}
-    AND t.product_id NOT IN {excluded_products} AND category NOT IN {excluded_categories}
-)"""
-_ORDER = """SELECT {owner}, {kind} AS list FROM {rows} GROUP BY ALL
-    HAVING min(rank) <> 1 OR max(rank) <> count(*) OR count(DISTINCT rank) <> count(*) OR count(DISTINCT {product}) <> count(*)
-    OR count(*) > {length} OR list(score ORDER BY rank) <> list(score ORDER BY score DESC)
-    OR bool_or(score < 0 OR (score = 0 AND basis <> 'popular'))"""
-
-
-def promises(settings: Recommendations) -> list[Audit]:
-    """What no list may ever break, as queries that return the rows which do."""
-    offer = _OFFER.format(
-        assortment_days=settings.assortment_days,
-        excluded_products=_in(settings.excluded_products),
-        excluded_categories=_in(settings.excluded_categories),
-    )
-    suppressed = f"""(m.returned OR (l.list = 'discover' AND m.last_bought IS NOT NULL)
-        OR (l.list = 'buy_again' AND m.last_bought > m.as_of_date - {settings.rest_days}))"""
-    customers = "as_of_date, customer_id"
-    pages = "as_of_date, product_id"
-    return [
-        Audit(
-            "lists_are_in_order",
-            "Ranks run from 1 without a gap, no product stands twice, scores descend, and what has none says that it is popular.",
-            _ORDER.format(owner=customers, kind="list", rows="rows", product="product_id", length=settings.length)
-            + " UNION ALL "
-            + _ORDER.format(
-                owner=pages,
-                kind="'page'",
-                rows=f"rows_of_{PRODUCT_RECOMMENDATIONS.name}",
-                product="related_product_id",
-                length=settings.length,
-            ),
-        ),
-        Audit(
-            "nothing_suppressed_is_listed",
-            "No product that the customer returned; in `discover` none ever bought; in `buy_again` none bought in the days of rest.",
-            f"""WITH {_MINE} SELECT l.* FROM rows AS l
-            JOIN mine AS m ON m.as_of_date = l.as_of_date AND m.customer_id = l.customer_id AND m.product_id = l.product_id
-            WHERE {suppressed}""",
-        ),
-        Audit(
-            "only_the_offer_is_listed",
-            "Every listed product was sold within the assortment's days, and neither it nor its category is excluded.",
-            f"""WITH {offer} SELECT l.* FROM rows AS l ANTI JOIN offer USING (as_of_date, product_id)
-            UNION ALL SELECT p.as_of_date, NULL, 'page', p.rank, p.related_product_id, p.score, p.basis, p.reason
-            FROM rows_of_{PRODUCT_RECOMMENDATIONS.name} AS p
-            ANTI JOIN offer AS o ON o.as_of_date = p.as_of_date AND o.product_id = p.related_product_id""",
-        ),
-        Audit(
-            "every_list_is_full",
-            "Each customer of the day has both lists at full length, or all that the offer holds for them.",
-            f"""WITH {_MINE}, {offer},
-            wanted AS (
-                SELECT DISTINCT c.as_of_date, c.customer_id, k.list FROM customers AS c, (VALUES ('buy_again'), ('discover')) AS k(list)
-            ),
-            sizes AS (SELECT as_of_date, count(*) AS products FROM offer GROUP BY ALL),
-            closed AS (
-                SELECT l.as_of_date, l.customer_id, l.list, count(*) AS products FROM wanted AS l
-                JOIN mine AS m USING (as_of_date, customer_id) SEMI JOIN offer AS o ON o.as_of_date = m.as_of_date AND o.product_id = m.product_id
-                WHERE {suppressed} GROUP BY ALL
-            ),
-            found AS (SELECT as_of_date, customer_id, list, count(*) AS products FROM rows GROUP BY ALL)
-            SELECT w.*, f.products FROM wanted AS w LEFT JOIN sizes AS s USING (as_of_date)
-            LEFT JOIN closed AS c USING (as_of_date, customer_id, list) LEFT JOIN found AS f USING (as_of_date, customer_id, list)
-            WHERE coalesce(f.products, 0) <> least({settings.length}, coalesce(s.products, 0) - coalesce(c.products, 0))""",
-        ),
-    ]
-
-
-def _in(values: tuple[str, ...]) -> str:
-    """The values as a list of SQL literals that is never empty, since nothing is in an empty one for sure."""
-    return "(" + ", ".join("'" + value.replace("'", "''") + "'" for value in values or ("\N{NULL}",)) + ")"
 
 
 def recommendations_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -17,10 +18,11 @@ from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.home import Home
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
-from analytics_assets.retail.recommendations.assets import promises, recommendations
+from analytics_assets.retail.recommendations.assets import TABLES, recommendations
+from analytics_assets.retail.recommendations.promises import promises
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.assets import Platform, Work
-from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.engine import engine, show
 from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.tables import Table
 
@@ -91,8 +93,11 @@ class Shop:
         start, end = (date.fromisoformat(str(day)) for day in (first, last or first))
         if not opened:
             self.open(start, end)
-        with engine() as connection:
-            rows = {name: pl.DataFrame(table) for name, table in recommendations(self.work(connection, start, end)).items()}
+        with engine() as connection, closing(self.work(connection, start, end)) as work:
+            found = recommendations(work)
+            for table in TABLES:
+                show(connection, table, found[table.name], table.name)
+            rows = {table.name: connection.sql(f"FROM {table.name}").pl() for table in TABLES}
             if change:
                 rows = change(rows)
             for name, frame in rows.items():
