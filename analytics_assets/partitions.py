@@ -101,3 +101,21 @@ def hours_of_the_day() -> dg.TimeWindowPartitionMapping:
 def all_earlier_days() -> dg.TimeWindowPartitionMapping:
     """A day needs itself and every day before it: late data restates the as-of days that come after."""
     return dg.TimeWindowPartitionMapping(start_offset=-ALL_EARLIER_DAYS, allow_nonexistent_upstream_partitions=True)
+
+
+def the_day_so_far(by_the_hour: bool) -> dg.TimeWindowPartitionMapping:
+    """An hour needs the hours of its day up to itself, a day all of its own; both the last hour of the day before.
+
+    Offsets are in partitions of the asset that needs them, and a day has up to 25 hours.
+    """
+    return dg.TimeWindowPartitionMapping(start_offset=-25 if by_the_hour else -1, allow_nonexistent_upstream_partitions=True)
+
+
+def the_evening_before(by_the_hour: bool) -> dg.TimeWindowPartitionMapping:
+    """An hour or a day needs the day before its own.
+
+    Hours are shifted by hours, and the day before has 23 to 25 of them: the shift that always covers the day before also covers
+    the one before that, and for the last hour of a day the day itself, which therefore waits until its day is computed.
+    """
+    start, end = (-25, -23) if by_the_hour else (-1, -1)
+    return dg.TimeWindowPartitionMapping(start_offset=start, end_offset=end, allow_nonexistent_upstream_partitions=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,13 @@ import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
 from analytics_assets.home import Home
-from analytics_assets.partitions import BusinessClock, all_earlier_days, hours_of_the_day
+from analytics_assets.partitions import (
+    BusinessClock,
+    all_earlier_days,
+    hours_of_the_day,
+    the_day_so_far,
+    the_evening_before,
+)
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import attach, declared, engine, run
 from analytics_assets.warehouse.lake import Lake, Pin, Window, predicate_for
@@ -53,11 +59,17 @@ class Audit:
 
 @dataclass(frozen=True)
 class Needs:
-    """An upstream asset, and which of its partitions: those of the same time, or all earlier ones too (`as_of`)."""
+    """An upstream asset, and which of its partitions: those of the same time, or all earlier ones too (`as_of`).
+
+    Also: the hours of the day so far and the one before the day (`day_so_far`), or the day before the partition's own
+    (`evening_before`), of which the first day has none.
+    """
 
     asset: str
     as_of: bool = False
     hourly: bool = False
+    day_so_far: bool = False
+    evening_before: bool = False
 
 
 @dataclass
@@ -171,7 +183,7 @@ def table_asset(
         name=main.name,
         description=inspect.getdoc(compute),
         partitions_def=partitions,
-        deps=[*(_dep(need) for need in needs), *extra_deps],
+        deps=[*(_dep(need, main.grain == "hour") for need in needs), *extra_deps],
         check_specs=specs,
         retry_policy=RETRIES,
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -210,9 +222,13 @@ _INPUTS_READY = "Every partition that this one is computed from has been materia
 _AS_DECLARED = "Rows have the declared columns, no NULL where none may be, unique keys, and lie inside their partition."
 
 
-def _dep(need: Needs) -> dg.AssetDep:
+def _dep(need: Needs, by_the_hour: bool) -> dg.AssetDep:
     if need.as_of:
         return dg.AssetDep(need.asset, partition_mapping=all_earlier_days())
+    if need.day_so_far:
+        return dg.AssetDep(need.asset, partition_mapping=the_day_so_far(by_the_hour))
+    if need.evening_before:
+        return dg.AssetDep(need.asset, partition_mapping=the_evening_before(by_the_hour))
     return dg.AssetDep(need.asset, partition_mapping=hours_of_the_day() if need.hourly else None)
 
 
@@ -318,14 +334,26 @@ def _missing_inputs(
     missing = {}
     for need in needs:
         definition = platform.clock.hours if need.hourly else platform.clock.days
-        start = platform.clock.begins(platform.clock.first_day) if need.as_of else window.start
+        start, end = _needed(platform.clock, need, window)
         zone = platform.settings.business.zone
-        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), window.end.astimezone(zone)))
+        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), end.astimezone(zone)))
         there = context.instance.get_materialized_partitions(dg.AssetKey(need.asset))
         absent = [key for key in wanted if key not in there]
         if absent:
             missing[need.asset] = f"{len(absent)} of {len(wanted)} partitions, first {absent[0]}"
     return missing
+
+
+def _needed(clock: BusinessClock, need: Needs, window: Window) -> tuple[datetime, datetime]:
+    """From when to when partitions of an input are read for a window."""
+    first = clock.begins(clock.first_day)
+    if need.as_of:
+        return first, window.end
+    if need.day_so_far:
+        return max(first, clock.begins(window.first_day) - timedelta(hours=1)), window.end
+    if need.evening_before:
+        return max(first, clock.begins(window.first_day - timedelta(days=1))), clock.begins(window.last_day)
+    return window.start, window.end
 
 
 def _declared_violations(table: Table, rows: str, window: Window) -> str:
