@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from analytics_assets.warehouse.lake import Window, predicate_for
 from analytics_assets.warehouse.tables import Table
 
 
+@cache
+def _platform(settings: str, folder: Path) -> Platform:
+    return Platform(parse_settings(settings, "x"), Home(folder))
+
+
 @dataclass
 class Company:
     """Records written down one by one. The seconds are instants; `day` and `zone` are the business's."""
@@ -40,7 +46,7 @@ class Company:
         """The company's platform."""
         business = f'[business]\ntime_zone = "{self.zone}"\ncurrency = "EUR"\n'
         days = f"first_day = {self.first_day}\nlast_day = {self.last_day}\n"
-        return Platform(parse_settings(business + days + self.more_settings, "x"), Home(self.folder))
+        return _platform(business + days + self.more_settings, self.folder)
 
     def at(self, local: str, fold: int = 0) -> int:
         """Seconds since 1970 of a local time."""

@@ -1,5 +1,6 @@
 """Every figure of usage and membership against plain Python over the landed records, one event at a time."""
 
+import json
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -175,7 +176,11 @@ class Oracle:
         people = self.people(evening)
         told = []
         for r in self.company.records:
-            if r["kind"] == "alias" or not _property(r, "seats") or not self.company.first_day <= self.day(r["occurred_at"]) <= evening:
+            if (
+                r["kind"] == "alias"
+                or not _property(r, "seats")
+                or not self.company.first_day <= self.day(r["occurred_at"]) <= evening
+            ):
                 continue
             of = people.get(r["identity"]) if self.people_are_accounts else self.account_named(r)
             if of is None and not self.people_are_accounts and r["identity"] not in BLOCKED:
@@ -192,8 +197,6 @@ def _order(event: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _property(record: dict[str, Any], name: str) -> str | None:
-    import json
-
     return json.loads(record["properties"]).get(name)
 
 
