@@ -101,3 +101,18 @@ def hours_of_the_day() -> dg.TimeWindowPartitionMapping:
 def all_earlier_days() -> dg.TimeWindowPartitionMapping:
     """A day needs itself and every day before it: late data restates the as-of days that come after."""
     return dg.TimeWindowPartitionMapping(start_offset=-ALL_EARLIER_DAYS, allow_nonexistent_upstream_partitions=True)
+
+
+def with_earlier(partitions: int) -> dg.TimeWindowPartitionMapping:
+    """A partition needs those of its own time and of so many partitions like itself before; there are none before the first day."""
+    return dg.TimeWindowPartitionMapping(start_offset=-partitions, allow_nonexistent_upstream_partitions=True)
+
+
+def the_evening_before(by_the_hour: bool) -> dg.TimeWindowPartitionMapping:
+    """An hour or a day needs the day before its own.
+
+    Hours are shifted by hours, and the day before has 23 to 25 of them: the shift that always covers the day before also covers
+    the one before that, and for the last hour of a day the day itself, which therefore waits until its day is computed.
+    """
+    start, end = (-25, -23) if by_the_hour else (-1, -1)
+    return dg.TimeWindowPartitionMapping(start_offset=start, end_offset=end, allow_nonexistent_upstream_partitions=True)

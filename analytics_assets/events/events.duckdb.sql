@@ -16,6 +16,7 @@ named AS (
     SELECT
         *,
         CASE WHEN properties <> '{}' THEN list_filter(json_extract_string(properties, $account_id), lambda v: v <> '')[1] END AS account_id,
+        CASE WHEN properties <> '{}' THEN list_filter(json_extract_string(properties, $feature), lambda v: v <> '')[1] END AS feature,
         CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $order_id), lambda v: v <> '')[1] END AS order_id,
         CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $revenue), lambda v: v <> '')[1] END AS revenue_text,
         CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $currency), lambda v: v <> '')[1] END AS currency,
@@ -51,5 +52,6 @@ SELECT
     category,
     try_cast(amount_text(price_text) AS DECIMAL(18, 4)) AS price,
     try_cast(quantity_text AS BIGINT) AS quantity,
+    feature,
     properties
 FROM named

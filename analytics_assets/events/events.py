@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pyarrow as pa
 
-from analytics_assets.events.tables import EVENTS, PROPERTY_SETS, RECORDS
+from analytics_assets.events.kissmetrics_line import json_text
+from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
 from analytics_assets.warehouse.assets import Audit, Platform, Work, table_asset
 
 _HERE = Path(__file__).parent
@@ -20,11 +22,13 @@ def events(work: Work) -> Mapping[str, pa.Table]:
 
     A line that the export repeats counts once. Events keep the identity that they came with; who that is, is the business
     of `identities`. The properties that the settings name (order id, revenue, product, ...) stand in columns of their own.
-    Property sets that came without an event (item lines of orders among them) stand beside it in `property_sets`.
+    Property sets that came without an event (item lines of orders among them) stand beside it in `property_sets`, and what
+    both say of accounts and their contracts in `account_records`.
 
     Read it as the log that every other number is computed from: if a figure looks wrong, look here first.
     """
-    return rows_between(work, work.window.start, work.window.end)
+    rows = rows_between(work, work.window.start, work.window.end)
+    return rows | {ACCOUNT_RECORDS.name: _account_records(work, rows)}
 
 
 def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Table]:
@@ -48,16 +52,40 @@ def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Tab
     }
 
 
+def _account_records(work: Work, rows: Mapping[str, pa.Table]) -> pa.Table:
+    """What events and property sets say of accounts."""
+    for table in (EVENTS, PROPERTY_SETS):
+        work.connection.register(f"new_{table.name}", rows[table.name])
+    names, turns = work.settings.properties, work.settings.subscriptions
+    found = work.sql(
+        _HERE / "account_records.duckdb.sql",
+        trial=list(turns.trial),
+        billed=list(turns.billed),
+        upgraded=list(turns.upgraded),
+        downgraded=list(turns.downgraded),
+        canceled=list(turns.canceled),
+        plan_or_seats=_any_key(names.plan + names.seats),
+        **{name: json_paths(value) for name, value in names},
+    )
+    return work.rows_of(ACCOUNT_RECORDS, found)
+
+
+def _any_key(names: tuple[str, ...]) -> str:
+    """A regular expression that is found in JSON texts with one of these keys, and in few others: a look before parsing."""
+    keys = (re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", json_text(name)) for name in names)
+    return f"(?:{'|'.join(keys)}):" if names else "^$"
+
+
 def json_paths(names: tuple[str, ...]) -> list[str]:
     """JSON paths of properties, since a property's name may begin with `$` or `/`, which would be read as a path."""
     return ['$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in names]
 
 
 def events_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
-    """The hourly asset `events`, with `property_sets` beside it."""
+    """The hourly asset `events`, with `property_sets` and `account_records` beside it."""
     return table_asset(
         platform,
-        (EVENTS, PROPERTY_SETS),
+        (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS),
         events,
         extra_deps=[dg.AssetDep("raw_event_hours")],
         audits=[
@@ -68,7 +96,7 @@ def events_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.As
                 HAVING count(*) >= 20 AND count(revenue) * 2 < count(*)""",
             )
         ],
-        settings=("events", "properties"),
+        settings=("events", "properties", "subscriptions"),
         group="events",
         condition=condition,
     )

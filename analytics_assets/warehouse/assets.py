@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,13 @@ import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
 from analytics_assets.home import Home
-from analytics_assets.partitions import BusinessClock, all_earlier_days, hours_of_the_day
+from analytics_assets.partitions import (
+    BusinessClock,
+    all_earlier_days,
+    hours_of_the_day,
+    the_evening_before,
+    with_earlier,
+)
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import attach, declared, engine, run, show
 from analytics_assets.warehouse.lake import Lake, Pin, Staged, Window, predicate_for
@@ -53,11 +59,18 @@ class Audit:
 
 @dataclass(frozen=True)
 class Needs:
-    """An upstream asset, and which of its partitions: those of the same time, or all earlier ones too (`as_of`)."""
+    """An upstream asset, and which of its partitions: those of the same time, and earlier ones too.
+
+    `as_of` takes all earlier ones, `back` so many before the own, counted in partitions of the asset that needs them;
+    `evening_before` takes the day before the business day alone. Before the first day there are none. `hourly` says that the
+    upstream's partitions are hours.
+    """
 
     asset: str
     as_of: bool = False
     hourly: bool = False
+    back: int = 0
+    evening_before: bool = False
 
 
 @dataclass
@@ -183,7 +196,7 @@ def table_asset(
         name=main.name,
         description=inspect.getdoc(compute),
         partitions_def=partitions,
-        deps=[*(_dep(need) for need in needs), *extra_deps],
+        deps=[*(_dep(need, main.grain == "hour") for need in needs), *extra_deps],
         check_specs=specs,
         retry_policy=RETRIES,
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -222,9 +235,13 @@ _INPUTS_READY = "Every partition that this one is computed from has been materia
 _AS_DECLARED = "Rows have the declared columns, no NULL where none may be, unique keys, and lie inside their partition."
 
 
-def _dep(need: Needs) -> dg.AssetDep:
+def _dep(need: Needs, by_the_hour: bool) -> dg.AssetDep:
     if need.as_of:
         return dg.AssetDep(need.asset, partition_mapping=all_earlier_days())
+    if need.back:
+        return dg.AssetDep(need.asset, partition_mapping=with_earlier(need.back))
+    if need.evening_before:
+        return dg.AssetDep(need.asset, partition_mapping=the_evening_before(by_the_hour))
     return dg.AssetDep(need.asset, partition_mapping=hours_of_the_day() if need.hourly else None)
 
 
@@ -248,7 +265,7 @@ def _materialize(
     window = platform.clock.window(bounds.start, bounds.end)
     keys = list(context.partition_keys)
 
-    missing = _missing_inputs(context, platform, needs, window)
+    missing = _missing_inputs(context, platform, needs, window, main.grain == "hour")
     yield _check_result("inputs_ready", not missing, keys, {"missing": missing} if missing else {})
     if missing:
         names = "; ".join(f"{asset}: {text}" for asset, text in missing.items())
@@ -329,19 +346,31 @@ def _span(keys: Sequence[str]) -> str:
 
 
 def _missing_inputs(
-    context: dg.AssetExecutionContext, platform: Platform, needs: Sequence[Needs], window: Window
+    context: dg.AssetExecutionContext, platform: Platform, needs: Sequence[Needs], window: Window, by_the_hour: bool
 ) -> dict[str, str]:
     missing = {}
     for need in needs:
         definition = platform.clock.hours if need.hourly else platform.clock.days
-        start = platform.clock.begins(platform.clock.first_day) if need.as_of else window.start
+        start, end = _needed(platform.clock, need, window, by_the_hour)
         zone = platform.settings.business.zone
-        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), window.end.astimezone(zone)))
+        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), end.astimezone(zone)))
         there = context.instance.get_materialized_partitions(dg.AssetKey(need.asset))
         absent = [key for key in wanted if key not in there]
         if absent:
             missing[need.asset] = f"{len(absent)} of {len(wanted)} partitions, first {absent[0]}"
     return missing
+
+
+def _needed(clock: BusinessClock, need: Needs, window: Window, by_the_hour: bool) -> tuple[datetime, datetime]:
+    """From when to when partitions of an input are read for a window."""
+    first = clock.begins(clock.first_day)
+    if need.as_of:
+        return first, window.end
+    if need.evening_before:
+        return max(first, clock.begins(window.first_day - timedelta(days=1))), max(first, clock.begins(window.last_day))
+    if by_the_hour:
+        return max(first, window.start - timedelta(hours=need.back)), window.end
+    return max(first, clock.begins(window.first_day - timedelta(days=need.back))), window.end
 
 
 def _declared_violations(table: Table, rows: str, window: Window, in_order: bool) -> str:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from analytics_assets.events import identities
+from analytics_assets.events.identities import maps_as_of
+from analytics_assets.events.tables import ACCOUNT_RECORDS
+from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
 from analytics_assets.warehouse.tables import Column, Publication, Table
+
+_HERE = Path(__file__).parent
+_FIRST_SEEN = Path(identities.__file__).parent / "first_seen.sql"
 
 _AS_OF = Column("as_of_date", "DATE", "Business day at whose end this holds.")
 _ACCOUNT = Column("account_id", "VARCHAR", "The account.")
@@ -51,3 +65,79 @@ ACCOUNT_MEMBERS = Table(
     partition_column="as_of_date",
     publication=Publication(as_view=True),
 )
+
+
+def accounts(work: Work) -> Mapping[str, pa.Table]:
+    """Every account that has been named up to the end of the day, and where its contract stands that evening.
+
+    A contract begins with a bill and ends when it is cancelled, or `[subscriptions] grace_days` after the time that was paid for
+    when it is not billed again; a bill after its end begins another. Monthly recurring revenue is price over months: an upgrade or
+    a downgrade tells a new price for the same length, a bill without a length is for one month. A record that names no account
+    belongs to the one that its person named last. `account_members` beside it says who belongs to which account.
+
+    Read it as the customer list of an evening: who pays how much, until when, and who has left.
+    """
+    work.read(ACCOUNT_RECORDS, f"event_date <= '{work.window.last_day}'", in_memory=True)
+    people_are_accounts = work.settings.accounts.are == "people"
+    found: dict[str, list[pa.Table]] = {ACCOUNTS.name: [], ACCOUNT_MEMBERS.name: []}
+    days = work.days if people_are_accounts or work.connection.sql("FROM account_records LIMIT 1").fetchall() else []
+    # Most homes are shops that name no account: they need no map of who is who.
+    for day, (who, _) in zip(days, maps_as_of(work, days) if days else (), strict=True):
+        parameters = {
+            "as_of": day,
+            "time_zone": work.settings.business.time_zone,
+            "currency": work.settings.business.currency,
+            "blocked": list(work.settings.identity.blocked),
+            "grace_days": work.settings.subscriptions.grace_days,
+            "people_are_accounts": people_are_accounts,
+        }
+        if day == days[0]:
+            work.connection.register("first_seen", _first_seen(work, people_are_accounts))
+        work.connection.register("identities", who.with_columns(as_of_date=pl.lit(day)).to_arrow())
+        for name in ("people", "told", "contracts"):
+            work.connection.register(name, work.sql(_HERE / f"{name}.sql", **parameters).to_arrow_table())
+        for table in (ACCOUNTS, ACCOUNT_MEMBERS):
+            found[table.name].append(work.rows_of(table, work.sql(_HERE / f"{table.name}.sql", **parameters)))
+    if days:
+        last = pl.DataFrame(found[ACCOUNTS.name][-1])
+        work.metadata |= {f"accounts {status}": count for status, count in sorted(last["status"].value_counts().rows())}
+    return {
+        table.name: pa.concat_tables([table.arrow_schema().empty_table(), *found[table.name]])
+        for table in (ACCOUNTS, ACCOUNT_MEMBERS)
+    }
+
+
+def _first_seen(work: Work, wanted: bool) -> pa.Table:
+    """When each identity was first seen, where that is when an account was."""
+    clock = work.platform.clock
+    begin = clock.begins(clock.first_day)
+    return work.sql(_FIRST_SEEN, start_at=begin, end_at=work.window.end if wanted else begin).to_arrow_table()
+
+
+def accounts_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
+    """The daily asset `accounts`, with `account_members` beside it; filled for all days, since usage of every hour needs it."""
+    return table_asset(
+        platform,
+        (ACCOUNTS, ACCOUNT_MEMBERS),
+        accounts,
+        needs=[Needs("events", as_of=True, hourly=True)],
+        audits=[
+            Audit(
+                "contracts_are_possible",
+                "An account that pays is paid for or within its grace days, one that has ended ended by the day, and only those have an end.",
+                """SELECT as_of_date, account_id, status FROM rows
+                WHERE (status IN ('canceled', 'lapsed')) <> (ended_on IS NOT NULL) OR ended_on > as_of_date
+                OR (status IN ('active', 'lapsed')) > (paid_through IS NOT NULL) OR billed_since > as_of_date OR first_seen_date > as_of_date""",
+            ),
+            Audit(
+                "members_belong_to_accounts",
+                "Every account that somebody belongs to is in the table.",
+                """SELECT m.as_of_date, m.account_id FROM rows_of_account_members AS m
+                ANTI JOIN rows AS r ON r.as_of_date = m.as_of_date AND r.account_id = m.account_id""",
+            ),
+        ],
+        settings=("accounts.are", "subscriptions.grace_days", "identity", "business.currency"),
+        group="saas",
+        fill="all",
+        condition=condition,
+    )

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
+from analytics_assets.partitions import BusinessClock
+from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
+from analytics_assets.settings import Settings
+from analytics_assets.warehouse.assets import Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.tables import Column, Publication, Table
+
+_HERE = Path(__file__).parent
+_ONE_DAY = timedelta(days=1)
+USAGE_DAYS = "usage_days"
+# An hour reads the day so far; a day on which the clock goes back has 25 of them.
+MOST_HOURS_OF_A_DAY = 25
 
 _EVENT_DATE = Column("event_date", "DATE", "Business day of the events.")
 _ACCOUNT = Column("account_id", "VARCHAR", "The account of the people, as it was at that time.")
@@ -52,3 +72,123 @@ ACCOUNT_DAYS = Table(
     partition_column="event_date",
     publication=Publication(as_view=True),
 )
+
+
+def account_usage(work: Work) -> Mapping[str, pa.Table]:
+    """What the people of every account did, hour by hour: events, active users, features used, sessions begun, and its seats.
+
+    An event belongs to the account that it names, else to the one that its person had named last at that second, so that usage
+    stays where it was when somebody moves to another account. What an account and a feature is say the settings under
+    `[accounts]`. A session begins with a person's first event after a pause, whatever the account of the events before. Events of
+    people who never named an account are in no row; this page counts them.
+
+    Read it as the pulse of a customer: an hour without a row is an hour in which nobody did anything.
+    """
+    parameters = _read(work, by_receipt=False)
+    work.read(ACCOUNTS, _evenings_before(work))
+    work.connection.register("account_seats", work.sql(_HERE / "account_seats.sql", **parameters).to_arrow_table())
+    rows = work.rows_of(ACCOUNT_USAGE, work.sql(_HERE / "account_usage.sql"))
+    _count_events(work, rows)
+    return {ACCOUNT_USAGE.name: rows}
+
+
+def account_days(work: Work) -> Mapping[str, pa.Table]:
+    """What the people of every account did on a business day, apart by the day by whose end it had been received.
+
+    A row is a function of the events that had been received by then, so that whoever learns from it knows no more than was known.
+    Events and sessions of the days of receipt add up; people, their hours and features do not, since one may be in several: the
+    greatest is the least that they can be together. Accounts are those of `account_usage`.
+
+    Read it as the diary of a customer with the post marks on it.
+    """
+    _read(work, by_receipt=True)
+    rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql"))
+    _count_events(work, rows)
+    return {ACCOUNT_DAYS.name: rows}
+
+
+def _read(work: Work, by_receipt: bool) -> dict[str, Any]:
+    """Make the events of the window readable with their accounts, as `account_events`; return what the statements are bound to."""
+    window = work.window
+    parameters = usage_parameters(work.settings, by_receipt)
+    since = window.start - timedelta(seconds=parameters["session_seconds"])
+    first_day = work.platform.clock.day_of(since)
+    days = f"event_date >= '{first_day}' AND event_date <= '{window.last_day}'"
+    # Files hold whole hours: those before the hour that the look back begins in need not be opened.
+    hours = f"hour >= '{(since - timedelta(hours=1)).isoformat()}' AND hour < '{window.end.isoformat()}'"
+    work.read(EVENTS, f"{days} AND {hours}")
+    work.read(ACCOUNT_RECORDS, f"event_date >= '{window.first_day}' AND event_date <= '{window.last_day}'")
+    work.read(ACCOUNT_MEMBERS, _evenings_before(work))
+    work.connection.register(USAGE_DAYS, usage_days(work.platform.clock, window))
+    work.sql(_HERE / "account_events.sql", **parameters).create_view("account_events")
+    return parameters
+
+
+def usage_parameters(settings: Settings, by_receipt: bool) -> dict[str, Any]:
+    """What the settings say of accounts, features and sessions, as parameters of the statements."""
+    accounts, turns = settings.accounts, settings.subscriptions
+    billing = turns.trial + turns.billed + turns.upgraded + turns.downgraded + turns.canceled
+    return {
+        "people_are_accounts": accounts.are == "people",
+        "feature_events": list(accounts.feature_events),
+        "every_event_is_a_feature": not accounts.feature_events,
+        "not_features": list(accounts.not_features + billing),
+        "session_seconds": accounts.session_minutes * 60,
+        "blocked": list(settings.identity.blocked),
+        "time_zone": settings.business.time_zone,
+        "by_receipt": by_receipt,
+    }
+
+
+def usage_days(clock: BusinessClock, window: Window) -> pa.Table:
+    """One row per business day of the window: the day before it, and the seconds since 1970 from and before which events count."""
+    count = (window.last_day - window.first_day).days + 1
+    days = [window.first_day + timedelta(days=number) for number in range(count)]
+    return pa.table(
+        {
+            "event_date": pa.array(days, pa.date32()),
+            "evening_before": pa.array([day - _ONE_DAY for day in days], pa.date32()),
+            "start_second": pa.array([int(max(clock.begins(day), window.start).timestamp()) for day in days], pa.int64()),
+            "end_second": pa.array([int(min(clock.begins(day + _ONE_DAY), window.end).timestamp()) for day in days], pa.int64()),
+        }
+    )
+
+
+def _evenings_before(work: Work) -> str:
+    return f"as_of_date >= '{work.window.first_day - _ONE_DAY}' AND as_of_date <= '{work.window.last_day - _ONE_DAY}'"
+
+
+def _count_events(work: Work, rows: pa.Table) -> None:
+    """Put down how many events belong to no account."""
+    work.connection.register("counted", rows)
+    ((events, counted),) = work.connection.sql(
+        """SELECT (SELECT count(*) FROM events JOIN usage_days USING (event_date)
+            WHERE occurred_second >= start_second AND occurred_second < end_second),
+        (SELECT coalesce(sum(events), 0) FROM counted)"""
+    ).fetchall()
+    work.metadata["events"] = f"{counted:,} of accounts + {events - int(counted):,} of nobody's = {events:,}"
+
+
+def usage_assets(platform: Platform, condition: dg.AutomationCondition) -> list[dg.AssetsDefinition]:
+    """The hourly asset `account_usage` and the daily asset `account_days`."""
+    settings = ("accounts", "subscriptions", "identity.blocked")
+    return [
+        table_asset(
+            platform,
+            (ACCOUNT_USAGE,),
+            account_usage,
+            needs=[Needs("events", hourly=True, back=MOST_HOURS_OF_A_DAY), Needs("accounts", evening_before=True)],
+            settings=settings,
+            group="saas",
+            condition=condition,
+        ),
+        table_asset(
+            platform,
+            (ACCOUNT_DAYS,),
+            account_days,
+            needs=[Needs("events", hourly=True, back=1), Needs("accounts", evening_before=True)],
+            settings=settings,
+            group="saas",
+            condition=condition,
+        ),
+    ]

@@ -1,0 +1,113 @@
+-- One row per event of the window: its account (NULL where nobody named one), its person, the feature, whether a session begins.
+-- The account is the one that the event names, else the one that its person named last at that second: on this day, or before it as
+-- `account_members` of the evening before says. A word that many people share carries no account from one event to another.
+-- With $by_receipt an event is seen as on the business day by whose end it had been received: nothing received later counts.
+WITH moments AS (
+    SELECT
+        d.event_date,
+        d.evening_before,
+        e.hour,
+        e.identity,
+        e.occurred_second,
+        e.event_id AS record_id,
+        e.account_id,
+        COALESCE(
+            e.feature,
+            CASE
+                WHEN LIST_CONTAINS($feature_events, e.name) THEN e.name
+                WHEN $every_event_is_a_feature AND e.order_kind IS NULL AND NOT LIST_CONTAINS($not_features, e.name) THEN e.name
+            END
+        ) AS feature,
+        COALESCE(e.received_at, e.occurred_at) AS known_at,
+        1 AS is_event,
+        CASE WHEN e.occurred_second >= d.start_second THEN 1 ELSE 0 END AS counts
+    FROM events AS e
+    INNER JOIN usage_days AS d ON e.event_date = d.event_date
+    WHERE e.occurred_second >= d.start_second - $session_seconds AND e.occurred_second < d.end_second
+    UNION ALL
+    SELECT
+        d.event_date,
+        d.evening_before,
+        e.hour,
+        e.identity,
+        e.occurred_second,
+        e.event_id AS record_id,
+        e.account_id,
+        NULL AS feature,
+        COALESCE(e.received_at, e.occurred_at) AS known_at,
+        1 AS is_event,
+        0 AS counts
+    FROM events AS e
+    INNER JOIN usage_days AS d ON e.event_date = d.evening_before
+    WHERE e.occurred_second >= d.start_second - $session_seconds
+    UNION ALL
+    SELECT
+        d.event_date,
+        d.evening_before,
+        r.hour,
+        r.identity,
+        r.occurred_second,
+        r.record_id,
+        r.account_id,
+        NULL AS feature,
+        COALESCE(r.received_at, r.occurred_at) AS known_at,
+        0 AS is_event,
+        0 AS counts
+    FROM account_records AS r
+    INNER JOIN usage_days AS d ON r.event_date = d.event_date
+    WHERE r.account_id IS NOT NULL AND r.occurred_second < d.end_second
+),
+people AS (
+    SELECT
+        m.*,
+        COALESCE(k.user_id, m.identity) AS user_id,
+        k.account_id AS evening_account,
+        LIST_CONTAINS($blocked, LOWER(TRIM(m.identity))) AS is_shared,
+        CASE WHEN $by_receipt THEN CAST(m.known_at AT TIME ZONE $time_zone AS DATE) END AS received_on
+    FROM moments AS m
+    LEFT JOIN account_members AS k ON m.evening_before = k.as_of_date AND m.identity = k.identity
+),
+dated AS (
+    SELECT *, CASE WHEN received_on > event_date THEN received_on ELSE event_date END AS received_date
+    FROM people
+),
+sights AS (
+    SELECT DISTINCT event_date, user_id, received_date AS seen_on
+    FROM dated
+    WHERE counts = 1
+),
+in_order AS (
+    SELECT
+        p.*,
+        s.seen_on,
+        LAST_VALUE(CASE WHEN NOT p.is_shared THEN p.account_id END IGNORE NULLS) OVER so_far AS named_account,
+        MAX(CASE WHEN p.is_event = 1 THEN p.occurred_second END) OVER before AS second_before
+    FROM dated AS p
+    INNER JOIN sights AS s ON p.event_date = s.event_date AND p.user_id = s.user_id AND p.received_date <= s.seen_on
+    WINDOW
+        so_far AS (
+            PARTITION BY p.event_date, p.user_id, s.seen_on
+            ORDER BY p.occurred_second, CASE WHEN p.account_id IS NULL THEN 1 ELSE 0 END, p.record_id, p.is_event
+            ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+        ),
+        before AS (
+            PARTITION BY p.event_date, p.user_id, s.seen_on
+            ORDER BY p.occurred_second, CASE WHEN p.account_id IS NULL THEN 1 ELSE 0 END, p.record_id, p.is_event
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        )
+)
+SELECT
+    event_date,
+    hour,
+    CASE
+        WHEN NOT $people_are_accounts AND account_id IS NOT NULL THEN account_id
+        WHEN is_shared THEN NULL
+        WHEN $people_are_accounts THEN user_id
+        ELSE COALESCE(named_account, evening_account)
+    END AS account_id,
+    user_id,
+    feature,
+    received_date,
+    CASE WHEN second_before IS NULL OR occurred_second - second_before > $session_seconds THEN 1 ELSE 0 END AS begins_session
+FROM in_order
+WHERE counts = 1 AND received_date = seen_on

@@ -1,0 +1,293 @@
+"""Every figure of usage and membership against plain Python over the landed records, one event at a time."""
+
+import json
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from analytics_assets.events.events import events
+from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS
+from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS, accounts
+from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, account_days, account_usage
+
+BLOCKED = {"guest"}
+NO_FEATURES = {"visited site", "subscription billed", "purchased"}
+
+
+@dataclass
+class Oracle:
+    """Reads records, never tables. Slow on purpose: each question is asked anew of all records."""
+
+    company: Any
+    people_are_accounts: bool = False
+    feature_events: frozenset[str] = frozenset()
+    maps: dict[date, dict[str, str]] = field(default_factory=dict)
+
+    def day(self, when: datetime) -> date:
+        return when.astimezone(self.company.platform.settings.business.zone).date()
+
+    def hour(self, when: datetime) -> datetime:
+        local = when.astimezone(self.company.platform.settings.business.zone)
+        return when.astimezone(UTC) - timedelta(minutes=local.minute, seconds=local.second)
+
+    def people(self, day: date) -> dict[str, str]:
+        """Identity to person at the end of a day: named ones are called by the earliest name."""
+        if day not in self.maps:
+            end = self.company.platform.clock.begins(day + timedelta(days=1))
+            seen: dict[str, datetime] = {}
+            group: dict[str, set[str]] = {}
+            for record in self.company.records:
+                if record["occurred_at"] < end:
+                    who = record["identity"]
+                    seen[who] = min(seen.get(who, record["occurred_at"]), record["occurred_at"])
+                    group.setdefault(who, {who})
+            for record in self.company.records:
+                if record["kind"] == "alias" and (record["received_at"] or record["occurred_at"]) < end:
+                    one, other = record["identity"], record["other_identity"]
+                    merged = group.get(one, {one}) | group.get(other, {other})
+                    if {one, other} & BLOCKED:
+                        continue
+                    for member in merged:
+                        group[member] = merged
+            far = datetime.max.replace(tzinfo=UTC)
+            self.maps[day] = {
+                who: min(members, key=lambda m: (seen.get(m, far), m)) for who, members in group.items() if who not in BLOCKED
+            }
+        return self.maps[day]
+
+    def namings(self, people: dict[str, str], who: str, first: date, last: date, until: datetime) -> list[tuple[Any, ...]]:
+        person = people.get(who, who)
+        return sorted(
+            (r["occurred_at"], r["record_id"], self.account_named(r))
+            for r in self.company.records
+            if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
+            and people.get(r["identity"], r["identity"]) == person
+            and first <= self.day(r["occurred_at"]) <= last and r["occurred_at"] <= until
+        )  # fmt: skip
+
+    @staticmethod
+    def account_named(record: dict[str, Any]) -> str | None:
+        return _property(record, "account id")
+
+    def member_of(self, people: dict[str, str], who: str, evening: date) -> str | None:
+        end = self.company.platform.clock.begins(evening + timedelta(days=1)) - timedelta(seconds=1)
+        found = self.namings(people, who, self.company.first_day, evening, end)
+        return found[-1][2] if found else None
+
+    def members(self, evening: date) -> dict[str, tuple[str, str]]:
+        """Identity to person and account."""
+        if evening < self.company.first_day:
+            return {}
+        people = self.people(evening)
+        if self.people_are_accounts:
+            return {who: (person, person) for who, person in people.items()}
+        return {who: (person, account) for who, person in people.items() if (account := self.member_of(people, who, evening))}
+
+    def located(self, day: date) -> list[dict[str, Any]]:
+        """The events of a day, each with person, account, feature and day of receipt."""
+        members = self.members(day - timedelta(days=1))
+        people = {who: person for who, (person, _) in members.items()}
+        found = []
+        for record in self.company.records:
+            if record["kind"] != "event" or self.day(record["occurred_at"]) not in (day - timedelta(days=1), day):
+                continue
+            who, when = record["identity"], record["occurred_at"]
+            known = record["received_at"] or when
+            found.append({
+                "id": record["record_id"], "when": when, "who": who, "user": people.get(who, who), "counts": self.day(when) == day,
+                "named": self.account_named(record), "feature": self.feature(record), "received": max(day, self.day(known)),
+                "evening": members.get(who, (None, None))[1],
+            })  # fmt: skip
+        return found
+
+    def feature(self, record: dict[str, Any]) -> str | None:
+        if said := _property(record, "feature"):
+            return said
+        if self.feature_events:
+            return record["name"] if record["name"] in self.feature_events else None
+        return record["name"] if record["name"] not in NO_FEATURES else None
+
+    def account(self, day: date, event: dict[str, Any], people: dict[str, str], known_by: date | None) -> str | None:
+        if not self.people_are_accounts and event["named"]:
+            return event["named"]
+        if event["who"] in BLOCKED:
+            return None
+        if self.people_are_accounts:
+            return event["user"]
+        today = [
+            (r["occurred_at"], r["record_id"], self.account_named(r))
+            for r in self.company.records
+            if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
+            and people.get(r["identity"], r["identity"]) == event["user"]
+            and self.day(r["occurred_at"]) == day and r["occurred_at"] <= event["when"]
+            and (known_by is None or max(day, self.day(r["received_at"] or r["occurred_at"])) <= known_by)
+        ]  # fmt: skip
+        return max(today)[2] if today else event["evening"]
+
+    def figures(self, day: date, by_receipt: bool) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+        """Events of the day by account and hour, or account and day of receipt; each says whether it begins a session."""
+        members = self.members(day - timedelta(days=1))
+        people = {who: person for who, (person, _) in members.items()}
+        pause = timedelta(minutes=30)
+        found = self.located(day)
+        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for event in found:
+            if not event["counts"]:
+                continue
+            account = self.account(day, event, people, event["received"] if by_receipt else None)
+            if account is None:
+                continue
+            earlier = [
+                e for e in found
+                if e["user"] == event["user"] and (not by_receipt or e["received"] <= event["received"])
+                and _order(e) < _order(event) and e["when"] >= event["when"] - pause
+            ]  # fmt: skip
+            key = (account, event["received"]) if by_receipt else (account, self.hour(event["when"]))
+            groups[key].append(event | {"begins": not earlier})
+        return groups
+
+    def seats(self, account: str, hour: datetime) -> int | None:
+        """The seats named last on the day up to the end of the hour, else those of the evening before."""
+        day = self.day(hour)
+        members = self.members(day - timedelta(days=1))
+        people = {who: person for who, (person, _) in members.items()}
+        told = []
+        for r in self.company.records:
+            if r["kind"] == "alias" or not _property(r, "seats") or self.day(r["occurred_at"]) != day:
+                continue
+            if r["occurred_at"] >= hour + timedelta(hours=1):
+                continue
+            who = r["identity"]
+            event = {
+                "named": self.account_named(r), "who": who, "user": people.get(who, who), "when": r["occurred_at"],
+                "evening": members.get(who, (None, None))[1],
+            }  # fmt: skip
+            if self.account(day, event, people, None) == account:
+                told.append((r["occurred_at"], r["record_id"], int(_property(r, "seats") or 0)))
+        return max(told)[2] if told else self.seats_in_the_evening(account, day - timedelta(days=1))
+
+    def seats_in_the_evening(self, account: str, evening: date) -> int | None:
+        if evening < self.company.first_day:
+            return None
+        people = self.people(evening)
+        told = []
+        for r in self.company.records:
+            if (
+                r["kind"] == "alias"
+                or not _property(r, "seats")
+                or not self.company.first_day <= self.day(r["occurred_at"]) <= evening
+            ):
+                continue
+            of = people.get(r["identity"]) if self.people_are_accounts else self.account_named(r)
+            if of is None and not self.people_are_accounts and r["identity"] not in BLOCKED:
+                named = self.namings(people, r["identity"], self.company.first_day, evening, r["occurred_at"])
+                of = named[-1][2] if named else None
+            if of == account:
+                told.append((r["occurred_at"], r["record_id"], int(_property(r, "seats") or 0)))
+        return max(told)[2] if told else None
+
+
+def _order(event: dict[str, Any]) -> tuple[Any, ...]:
+    """Events of one second count in one order: those that name an account first."""
+    return event["when"], event["named"] is None, event["id"]
+
+
+def _property(record: dict[str, Any], name: str) -> str | None:
+    return json.loads(record["properties"]).get(name)
+
+
+def fill(company: Any, seed: int, size: int = 260) -> None:
+    """Records at random: few people, accounts and minutes, so that everything that can happen together does."""
+    draw = random.Random(seed)
+    clock = company.platform.clock
+    start = int(clock.begins(company.first_day).timestamp())
+    end = int(clock.begins(company.last_day + timedelta(days=1)).timestamp())
+    people = [f"p{number}" for number in range(6)] + ["guest"]
+    edges = [int(clock.begins(company.first_day + timedelta(days=n)).timestamp()) for n in range(1, 3)]
+    for _ in range(size):
+        near = draw.choice(edges) + draw.randrange(-5400, 5400)
+        when = min(max(draw.choice([near, draw.randrange(start, end)]) // 300 * 300 + draw.choice([0, 0, 1]), start), end - 1)
+        received = draw.choice([None, when + 60, when + 60, when + draw.randrange(3 * 86400)])
+        who, of = draw.choice(people), draw.choice("AB")
+        kind = draw.random()
+        said = {} if draw.random() < 0.6 else {"account_id": of}
+        if draw.random() < 0.08:
+            said["seats"] = str(draw.randrange(1, 50))
+        if kind < 0.03:
+            company.alias(who, draw.choice(people), when, received)
+        elif kind < 0.2:
+            company.told(who, when, received, **said)
+        else:
+            if draw.random() < 0.2:
+                said["feature"] = draw.choice(["search", "export"])
+            name = draw.choice(["worked", "saved", "visited site", "subscription billed", "purchased"])
+            company.event(who, when, name, received, **said)
+
+
+CLOCKS = {
+    "London, 25 hours": ("Europe/London", date(2025, 10, 25)),
+    "London, 23 hours": ("Europe/London", date(2026, 3, 28)),
+    "Kolkata, half an hour": ("Asia/Kolkata", date(2026, 3, 1)),
+    "St John's, half an hour and 25 hours": ("America/St_Johns", date(2025, 11, 1)),
+}
+RULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "accounts are named": ("", {}),
+    "people are accounts": ('[accounts]\nare = "people"\n', {"people_are_accounts": True}),
+    "features are listed": ('[accounts]\nfeature_events = ["Saved"]\n', {"feature_events": frozenset({"saved"})}),
+}
+
+
+@pytest.fixture(params=[(c, r, seed) for seed, (c, r) in enumerate((c, r) for c in CLOCKS for r in RULES)], ids=str)
+def told(request, company) -> Oracle:
+    clock, rules, seed = request.param
+    company.zone, company.first_day = CLOCKS[clock]
+    company.last_day = company.first_day + timedelta(days=2)
+    company.more_settings, options = RULES[rules]
+    fill(company, seed)
+    company.materialise()
+    return Oracle(company, **options)
+
+
+def test_every_figure_equals_brute_force(told: Oracle) -> None:
+    company = told.company
+    days = [company.first_day + timedelta(days=n) for n in range(3)]
+    members = [(day, who, *found) for day in days for who, found in told.members(day).items()]
+    assert company.rows(ACCOUNT_MEMBERS) == sorted(members)
+    by_hour, by_receipt = [], []
+    for day in days:
+        for (account, hour), found in told.figures(day, by_receipt=False).items():
+            by_hour.append((day, hour, account, *_counts(found), told.seats(account, hour)))
+        for (account, received), found in told.figures(day, by_receipt=True).items():
+            events, users, features, sessions = _counts(found)
+            hours = len({(e["user"], told.hour(e["when"])) for e in found})
+            by_receipt.append((day, account, received, events, users, hours, features, sessions))
+    assert len(by_hour) > 30 and len({row[2] for row in by_receipt}) > 3
+    assert company.rows(ACCOUNT_USAGE, order="1, 2, 3") == sorted(by_hour, key=lambda row: row[:3])
+    assert company.rows(ACCOUNT_DAYS) == sorted(by_receipt)
+
+
+def _counts(found: list[dict[str, Any]]) -> tuple[int, int, int, int]:
+    features = {e["feature"] for e in found} - {None}
+    return len(found), len({e["user"] for e in found}), len(features), sum(e["begins"] for e in found)
+
+
+def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Oracle) -> None:
+    company = told.company
+    tables = (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS, ACCOUNTS, ACCOUNT_MEMBERS, ACCOUNT_USAGE, ACCOUNT_DAYS)
+    whole = {table.name: company.digests(table) for table in tables}
+    hours = company.hours
+    days = [company.days(day, day) for day in (company.first_day + timedelta(days=n) for n in range(3))]
+    random.Random(5).shuffle(hours)
+    for function, windows, written in (
+        (events, hours, (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS)),
+        (accounts, days[::-1], (ACCOUNTS, ACCOUNT_MEMBERS)),
+        (account_usage, hours, (ACCOUNT_USAGE,)),
+        (account_days, days[::-1], (ACCOUNT_DAYS,)),
+    ):
+        for window in windows:
+            company.write(company.compute(function, window), window, *written)
+    assert {table.name: company.digests(table) for table in tables} == whole
