@@ -101,3 +101,13 @@ def hours_of_the_day() -> dg.TimeWindowPartitionMapping:
 def all_earlier_days() -> dg.TimeWindowPartitionMapping:
     """A day needs itself and every day before it: late data restates the as-of days that come after."""
     return dg.TimeWindowPartitionMapping(start_offset=-ALL_EARLIER_DAYS, allow_nonexistent_upstream_partitions=True)
+
+
+def with_earlier(partitions: int) -> dg.TimeWindowPartitionMapping:
+    """A partition needs that of its own time and as many of the upstream's before it; there are none before the first day."""
+    return dg.TimeWindowPartitionMapping(start_offset=-partitions, allow_nonexistent_upstream_partitions=True)
+
+
+def evening_before() -> dg.TimeWindowPartitionMapping:
+    """An hour needs the day before its business day; the hours of the first day need none."""
+    return dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)

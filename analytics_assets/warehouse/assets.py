@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pyarrow as pa
 from deltalake.exceptions import CommitFailedError
 
 from analytics_assets.home import Home
-from analytics_assets.partitions import BusinessClock, all_earlier_days, hours_of_the_day
+from analytics_assets.partitions import BusinessClock, all_earlier_days, evening_before, hours_of_the_day, with_earlier
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import attach, declared, engine, run
 from analytics_assets.warehouse.lake import Lake, Pin, Window, predicate_for
@@ -53,11 +53,17 @@ class Audit:
 
 @dataclass(frozen=True)
 class Needs:
-    """An upstream asset, and which of its partitions: those of the same time, or all earlier ones too (`as_of`)."""
+    """An upstream asset, and which of its partitions: those of the same time, and earlier ones too.
+
+    `as_of` takes all earlier ones, `back` as many before the own; those before the first day need not be there.
+    `evening_before` is the day before the business day of an hour. `hourly` says that the upstream's partitions are hours.
+    """
 
     asset: str
     as_of: bool = False
     hourly: bool = False
+    back: int = 0
+    evening_before: bool = False
 
 
 @dataclass
@@ -213,6 +219,10 @@ _AS_DECLARED = "Rows have the declared columns, no NULL where none may be, uniqu
 def _dep(need: Needs) -> dg.AssetDep:
     if need.as_of:
         return dg.AssetDep(need.asset, partition_mapping=all_earlier_days())
+    if need.evening_before:
+        return dg.AssetDep(need.asset, partition_mapping=evening_before())
+    if need.back:
+        return dg.AssetDep(need.asset, partition_mapping=with_earlier(need.back))
     return dg.AssetDep(need.asset, partition_mapping=hours_of_the_day() if need.hourly else None)
 
 
@@ -318,14 +328,27 @@ def _missing_inputs(
     missing = {}
     for need in needs:
         definition = platform.clock.hours if need.hourly else platform.clock.days
-        start = platform.clock.begins(platform.clock.first_day) if need.as_of else window.start
+        start, end = _needed_window(platform, need, window)
         zone = platform.settings.business.zone
-        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), window.end.astimezone(zone)))
+        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), end.astimezone(zone)))
         there = context.instance.get_materialized_partitions(dg.AssetKey(need.asset))
         absent = [key for key in wanted if key not in there]
         if absent:
             missing[need.asset] = f"{len(absent)} of {len(wanted)} partitions, first {absent[0]}"
     return missing
+
+
+def _needed_window(platform: Platform, need: Needs, window: Window) -> tuple[datetime, datetime]:
+    clock = platform.clock
+    first = clock.begins(clock.first_day)
+    if need.as_of:
+        return first, window.end
+    if need.evening_before:
+        start, end = clock.begins(window.first_day - timedelta(days=1)), clock.begins(window.last_day)
+        return max(start, first), max(end, first)
+    if need.hourly:
+        return max(window.start - timedelta(hours=need.back), first), window.end
+    return max(clock.begins(window.first_day - timedelta(days=need.back)), first), window.end
 
 
 def _declared_violations(table: Table, rows: str, window: Window) -> str:
