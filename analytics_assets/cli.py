@@ -1,4 +1,4 @@
-"""The command line: `analytics-assets run | check | accept | sent | ui`. The Makefile calls it."""
+"""The command line: `analytics-assets run | check | accept | sent | health | ui`. The Makefile calls it."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def main() -> None:
     accept.add_argument("files", nargs="+", help="as named in export_files, for example revisions/12.json")
     sent = commands.add_parser("sent", help="record that the e-mail list of a day was handed over; it is never sent twice")
     sent.add_argument("day", type=_day, help="the list's business day, for example 2026-03-31")
+    health = commands.add_parser("health", help="say what other health weights would change, now and in the past; writes nothing")
+    health.add_argument("settings", type=Path, help="a settings file with the new [health]")
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
     ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
     arguments = parser.parse_args()
@@ -63,6 +65,7 @@ def main() -> None:
     from analytics_assets.activation.sends import SendRefused
     from analytics_assets.events.kissmetrics import ExportError
     from analytics_assets.operations.catch_up import StepFailed
+    from analytics_assets.saas.health.effect import NoUsage
 
     home = Home.from_environment()
     try:
@@ -75,9 +78,11 @@ def main() -> None:
             _accept(settings, home, arguments.files)
         elif arguments.command == "sent":
             _sent(settings, home, arguments.day)
+        elif arguments.command == "health":
+            _health(settings, home, arguments.settings)
         else:
             sys.exit(_ui(home, arguments.port))
-    except (SettingsError, HomeError, ExportError, StepFailed, SendRefused, OSError) as error:
+    except (SettingsError, HomeError, ExportError, StepFailed, SendRefused, NoUsage, OSError) as error:
         _stop(f"{error}{_space_left(home)}")
     except OperationalError as error:
         _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{_space_left(home)}")
@@ -322,6 +327,35 @@ def _sent(settings: Settings, home: Home, day: date) -> None:
 
     recipients = mark_sent(build_platform(settings, home), day)
     console.print(f"recorded: the list of {day} was handed over to {recipients:,} recipients; it stands in email_sends")
+
+
+def _health(settings: Settings, home: Home, new: Path) -> None:
+    """Say what the [health] of another settings file would change."""
+    from analytics_assets.definitions import build_platform
+    from analytics_assets.saas.health.effect import QUANTILES, weights_effect
+
+    effect = weights_effect(build_platform(settings, home), load_settings(new))
+    changed = sum(count for (now, then), count in effect.moves.items() if now != then)
+    console.print(f"{effect.hour}: {changed:,} of {effect.accounts:,} accounts would change their band", highlight=False)
+    for (now, then), count in effect.moves.items():
+        if now != then:
+            console.print(f"  {now} -> {then}: {count:,}", highlight=False)
+    if effect.accounts:
+        grid = Grid("score", *(f"{q:.0%} below" for q in QUANTILES), title="Distribution of the score", title_justify="left")
+        grid.add_row("now", *(f"{points:.1f}" for points in effect.scores_now))
+        grid.add_row("new", *(f"{points:.1f}" for points in effect.scores_new))
+        console.print(grid)
+    if not effect.separations:
+        console.print(
+            f"No day has {effect.horizon_days} days of outcome after it and 70 days of usage up to it: the past cannot tell yet."
+        )
+        return
+    title = f"Told those that ended within {effect.horizon_days} days from those that did not (AUC, 0.5 is chance)"
+    grid = Grid("at the end of", "accounts", "ended", "now", "new", title=title, title_justify="left")
+    for one in effect.separations:
+        figures = ("-" if auc is None else f"{auc:.3f}" for auc in (one.auc_now, one.auc_new))
+        grid.add_row(f"{one.day}", f"{one.accounts:,}", f"{one.ended:,}", *figures)
+    console.print(grid)
 
 
 def _check(settings: Settings, home: Home, exports: str | None) -> None:

@@ -1,0 +1,1 @@
+"""Health of every account, and what became of accounts in each band."""

@@ -1,0 +1,189 @@
+"""Hourly `account_health`: 0 to 100, why, and which way it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.health.scoring import (
+    BAND_DAYS,
+    BANDS,
+    WINDOW_DAYS,
+    at_the_same_time,
+    health_of_hour,
+    hours_between,
+    last_block,
+    measure,
+    read_usage,
+    score,
+)
+from analytics_assets.settings import Health
+from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.tables import Column, Table
+
+ACCOUNTS_PLOTTED = 8
+
+ACCOUNT_HEALTH = Table(
+    name="account_health",
+    rows_are="account and hour, unless its contract had ended by the evening before",
+    columns=(
+        Column("event_date", "DATE", "Business day of the hour."),
+        Column("hour", "TIMESTAMPTZ", "Instant at which the business hour begins; health is that at its end."),
+        Column("account_id", "VARCHAR", "The account."),
+        Column(
+            "score", "DECIMAL(4,1)", "Health, higher is healthier; NULL where no component is known.", "points", nullable=True
+        ),
+        Column("band", "VARCHAR", "`healthy`, `neutral` or `at risk`; NULL without a score.", nullable=True),
+        Column("trend", "DECIMAL(4,1)", "Score less the score 28 days ago; NULL without one.", "points", nullable=True),
+        Column(
+            "components", "VARCHAR", "Points from each component, as JSON; their sum is the score. A missing one is left out."
+        ),
+        Column("coverage", "DECIMAL(4,3)", "Share of the weights whose figures are known.", "0 to 1"),
+        Column(
+            "reasons", "VARCHAR", "What costs most points, at most three, the strongest first; NULL for nothing.", nullable=True
+        ),
+    ),
+    key=("hour", "account_id"),
+    grain="hour",
+    partition_column="event_date",
+)
+
+
+def account_health(work: Work) -> Mapping[str, pa.Table]:
+    """How healthy each account is: 0 to 100 points, from what its people did up to the end of the hour.
+
+    Five components with the weights of `[health.weights]`. Activity is counted in blocks of 24 hours that end with the hour, so
+    that weeks are whole and weekdays cancel: the last 14 blocks are *now*, the 28 before them the account's own *past*.
+
+    - `active_users`: people, counted hour by hour (one who comes in three hours counts three times), per seat among peers.
+    - `events`: what they did, per seat among peers.
+    - `features`: the most different features used in an hour of each day.
+    - `recency`: how long nobody has done anything.
+    - `seats`: the most people in one hour of the last 14 days, of the seats that the account has.
+
+    Each is the mean of two halves, 0 to 1. *Own*: now against the past, 1 where nothing fell and 0 where half is gone; small counts
+    are drawn towards "as before" (10 user-hours, 30 events, 5 features are added to both sides), and the median account's change
+    is taken out, so that no account is blamed for a holiday or an outage. A pause of three days, or of twice the usual gap, is
+    none; seats are a share of one's own. *Peers*: the share of the other accounts with an event in the last 42 days that it is ahead of.
+    A half that cannot be known (less than 14 days of past, no seats, fewer than ten peers) is left out, the others weigh
+    more, and `coverage` says how much of the weight is there. An account that was not used for 42 days has 0.
+
+    Bands have the edges of `[health]`; an edge is only crossed by a score that lies `hysteresis` points beyond it, judged over the 29
+    daily scores that end with the hour, each computed again from usage. Read the trend first, then the reasons; what became of
+    accounts in each band stands in `health_outcomes`.
+    """
+    clock = work.platform.clock
+    hours = hours_between(work.window.start, work.window.end)
+    evenings = [clock.day_of(hour) - timedelta(days=1) for hour in hours]
+    read_usage(work, hours[0], hours[-1])
+    work.read(ACCOUNTS, f"as_of_date >= '{evenings[0]}' AND as_of_date <= '{evenings[-1]}'", in_memory=True)
+    found: dict[datetime, pa.Table] = {}
+    for same_time in at_the_same_time(hours):
+        measure(work, same_time[-1], len(same_time))
+        score(work, work.settings.health)
+        for back, hour in enumerate(reversed(same_time)):
+            block = last_block(len(same_time)) - back
+            found[hour] = work.rows_of(ACCOUNT_HEALTH, health_of_hour(work, work.settings.health, hour, block))
+    work.connection.register("evenings", pa.table({"hour": hours, "evening": evenings}))
+    work.metadata["accounts by band in the last hour"] = dg.MetadataValue.md(_bands_page(found[hours[-1]]))
+    return {ACCOUNT_HEALTH.name: pa.concat_tables(found[hour] for hour in hours)}
+
+
+def _bands_page(rows: pa.Table) -> str:
+    of_band = pl.DataFrame(rows).group_by("band").agg(accounts=pl.len(), score=pl.col("score").cast(pl.Float64).mean())
+    figures = {band: (accounts, score) for band, accounts, score in of_band.rows()}
+    lines = [
+        f"| {band} | {figures[band][0]:,} | {figures[band][1]:.1f} |" if band in figures else f"| {band} | 0 | |"
+        for band in BANDS
+    ]
+    unknown = f"\n\n{figures[None][0]:,} accounts have no score: no component is known." if None in figures else ""
+    return "\n".join(["| band | accounts | mean score |", "|---|---:|---:|", *lines]) + unknown
+
+
+def plot_worst_accounts(work: Work, rows: pa.Table) -> bytes:
+    """A PNG: the daily scores of the accounts that lost most in 28 days, up to the last hour, with the edges of the bands."""
+    import altair as alt
+    import vl_convert as vlc
+
+    frame = pl.DataFrame(rows)
+    last = frame.filter(pl.col("hour") == pl.col("hour").max(), pl.col("trend") < 0).sort("trend", "account_id")
+    worst = last.head(ACCOUNTS_PLOTTED)["account_id"].to_list()
+    days = work.connection.sql(
+        """SELECT account_id, block - max(block) OVER () AS day, score / 10 AS score FROM health_scores
+        WHERE block >= (SELECT max(block) FROM health_scores) - $days AND list_contains($worst, account_id)
+        ORDER BY account_id, block""",
+        params={"days": BAND_DAYS, "worst": worst},
+    ).pl()
+    silent = pl.DataFrame(
+        [{"account_id": name, "day": 0, "score": 0.0} for name in sorted(set(worst) - set(days.filter(day=0)["account_id"]))],
+        days.schema,
+    )
+    health = work.settings.health
+    edges = alt.Chart(pl.DataFrame({"score": [health.healthy, health.at_risk]})).mark_rule(strokeDash=[4, 4]).encode(y="score:Q")
+    lines = (
+        alt.Chart(pl.concat([days, silent]), title="Health of the accounts that lost most in 28 days")
+        .mark_line(point=alt.OverlayMarkDef(size=12))
+        .encode(
+            alt.X("day:Q", title="days before the end of the hour", scale=alt.Scale(domain=[-BAND_DAYS, 0])),
+            alt.Y("score:Q", title="points", scale=alt.Scale(domain=[0, 100])),
+            alt.Color("account_id:N", title="account", sort=worst),
+        )
+    )
+    return vlc.vegalite_to_png((lines + edges).properties(width=420, height=240).to_json(), scale=1.5)
+
+
+def account_health_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
+    """The hourly asset `account_health`. Catching up fills the hours of the last 30 days."""
+    return table_asset(
+        platform,
+        (ACCOUNT_HEALTH,),
+        account_health,
+        needs=[
+            Needs("account_usage", hourly=True, back=24 * WINDOW_DAYS - 1),
+            Needs("accounts", evening_before=True),
+        ],
+        audits=[
+            Audit(
+                "scores_are_possible",
+                "Scores lie between 0 and 100, coverage between 0 and 1, and who has a score has a band.",
+                f"""SELECT hour, account_id, score, band, coverage FROM rows
+                WHERE score NOT BETWEEN 0 AND 100 OR coverage NOT BETWEEN 0 AND 1 OR (score IS NULL) <> (band IS NULL)
+                OR band NOT IN {BANDS}""",
+            ),
+            Audit(
+                "every_account_has_its_health",
+                "An account of the evening before is in it, each hour, unless its contract had ended; then it is not.",
+                """SELECT e.hour, a.account_id, a.ended_on FROM evenings AS e
+                JOIN accounts AS a ON a.as_of_date = e.evening
+                LEFT JOIN rows AS r ON r.hour = e.hour AND r.account_id = a.account_id
+                WHERE (a.ended_on IS NULL) <> (r.account_id IS NOT NULL)""",
+            ),
+        ],
+        warnings=[
+            Audit(
+                "every_component_is_known",
+                "Each component with a weight is known for some account. Where the export never says it, give it the weight 0 under "
+                "`[health.weights]`, or name the property that holds it under `[properties]`.",
+                _unknown_components(platform.settings.health),
+            )
+        ],
+        settings=("health",),
+        group="saas",
+        plot=plot_worst_accounts,
+        fill="recent",
+        condition=condition,
+    )
+
+
+def _unknown_components(health: Health) -> str:
+    return " UNION ALL ".join(
+        f"""SELECT '{component}' AS component FROM rows WHERE coverage > 0
+        HAVING count(*) > 0 AND count(*) FILTER (contains(components, '"{component}"')) = 0"""
+        for component, weight in health.weights
+        if weight > 0
+    )

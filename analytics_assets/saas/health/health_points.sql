@@ -1,0 +1,178 @@
+-- One row per account and block of 24 hours with an event in the 42 blocks that end with it: what its health is made of at the
+-- block's end. now: the last 14 blocks; expected: 14 blocks of the 28 before them, counted from the account's first; own_...: from
+-- the account's own past, 0 to 1; peers_...: its place among all accounts of that moment, 0 to 1. NULL: cannot be known.
+WITH digits AS (
+    SELECT n
+    FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS t (n)
+),
+blocks AS (
+    SELECT hundreds.n * 100 + tens.n * 10 + ones.n AS block
+    FROM digits AS hundreds
+    CROSS JOIN digits AS tens
+    CROSS JOIN digits AS ones
+    WHERE hundreds.n * 100 + tens.n * 10 + ones.n < $blocks
+),
+users_of_blocks AS (
+    SELECT DISTINCT account_id
+    FROM usage_blocks
+),
+every_block AS (
+    SELECT
+        a.account_id,
+        b.block,
+        u.events,
+        u.user_hours,
+        u.features,
+        u.users,
+        u.last_hour,
+        u.latest_seats,
+        u.block AS used_block
+    FROM users_of_blocks AS a
+    CROSS JOIN blocks AS b
+    LEFT JOIN usage_blocks AS u ON a.account_id = u.account_id AND b.block = u.block
+),
+sums AS (
+    SELECT
+        account_id,
+        block,
+        CAST(COALESCE(SUM(user_hours) OVER fortnight, 0) AS BIGINT) AS user_hours_now,
+        CAST(COALESCE(SUM(events) OVER fortnight, 0) AS BIGINT) AS events_now,
+        CAST(COALESCE(SUM(features) OVER fortnight, 0) AS BIGINT) AS features_now,
+        COALESCE(MAX(users) OVER fortnight, 0) AS users_at_most,
+        COALESCE(SUM(user_hours) OVER month_before, 0) AS user_hours_past,
+        COALESCE(SUM(events) OVER month_before, 0) AS events_past,
+        COALESCE(SUM(features) OVER month_before, 0) AS features_past,
+        COUNT(used_block) OVER month_before AS active_days_past,
+        MAX(last_hour) OVER six_weeks AS last_hour,
+        MIN(used_block) OVER six_weeks AS first_block,
+        MAX(latest_seats) OVER six_weeks % 1000000000 AS seats
+    FROM every_block
+    WINDOW
+        fortnight AS (PARTITION BY account_id ORDER BY block ROWS BETWEEN 13 PRECEDING AND CURRENT ROW),
+        month_before AS (PARTITION BY account_id ORDER BY block ROWS BETWEEN 41 PRECEDING AND 14 PRECEDING),
+        six_weeks AS (PARTITION BY account_id ORDER BY block ROWS BETWEEN 41 PRECEDING AND CURRENT ROW)
+),
+-- Under two weeks of past say too little to compare with.
+dated AS (
+    SELECT
+        *,
+        24 * block + 23 - last_hour AS idle_hours,
+        CASE WHEN seats IS NULL THEN 0 ELSE 1 END AS has_seats,
+        CAST(LEAST(block - first_block + 1, 14) AS DOUBLE) AS days_now,
+        CASE WHEN block - first_block >= 27 THEN CAST(block - first_block - 13 AS DOUBLE) END AS days_past
+    FROM sums
+    WHERE block >= 41 AND last_hour IS NOT NULL
+),
+measured AS (
+    SELECT
+        *,
+        CASE WHEN days_past IS NULL THEN 0 ELSE 1 END AS has_past,
+        14 * user_hours_past / days_past AS user_hours_expected,
+        14 * events_past / days_past AS events_expected,
+        14 * features_past / days_past AS features_expected,
+        GREATEST(CAST(FLOOR(CAST(idle_hours AS DOUBLE) / 24) AS BIGINT) - 2, 0) AS idle_days_beyond_two,
+        user_hours_now / (days_now * COALESCE(seats, 1)) AS user_hours_level,
+        events_now / (days_now * COALESCE(seats, 1)) AS events_level,
+        features_now / days_now AS features_level,
+        CASE WHEN seats > 0 THEN LEAST(CAST(1 AS DOUBLE), CAST(users_at_most AS DOUBLE) / seats) END AS seats_used
+    FROM dated
+),
+-- A small count may halve by chance: 10 user-hours, 30 events and 5 features, as many as before, are added to both sides.
+ranked AS (
+    SELECT
+        *,
+        (user_hours_now + 10) / (user_hours_expected + 10) AS user_hours_ratio,
+        (events_now + 30) / (events_expected + 30) AS events_ratio,
+        (features_now + 5) / (features_expected + 5) AS features_ratio,
+        COUNT(*) OVER (PARTITION BY block) - 1 AS others,
+        COUNT(*) OVER (PARTITION BY block, has_seats) - 1 AS others_alike,
+        RANK() OVER (PARTITION BY block, has_seats ORDER BY user_hours_level) - 1 AS users_below,
+        COUNT(*) OVER (PARTITION BY block, has_seats, user_hours_level) - 1 AS users_equal,
+        RANK() OVER (PARTITION BY block, has_seats ORDER BY events_level) - 1 AS events_below,
+        COUNT(*) OVER (PARTITION BY block, has_seats, events_level) - 1 AS events_equal,
+        RANK() OVER (PARTITION BY block ORDER BY features_level) - 1 AS features_below,
+        COUNT(*) OVER (PARTITION BY block, features_level) - 1 AS features_equal,
+        RANK() OVER (PARTITION BY block, has_seats ORDER BY seats_used) - 1 AS seats_below,
+        COUNT(*) OVER (PARTITION BY block, has_seats, seats_used) - 1 AS seats_equal,
+        RANK() OVER (PARTITION BY block ORDER BY idle_days_beyond_two) - 1 AS livelier
+    FROM measured
+),
+placed AS (
+    SELECT
+        block,
+        has_past,
+        user_hours_ratio,
+        events_ratio,
+        features_ratio,
+        FLOOR((COUNT(*) OVER (PARTITION BY block, has_past) + 1) / 2) AS middle,
+        COUNT(*) OVER (PARTITION BY block, has_past) AS accounts,
+        ROW_NUMBER() OVER (PARTITION BY block, has_past ORDER BY user_hours_ratio, account_id) AS users_place,
+        ROW_NUMBER() OVER (PARTITION BY block, has_past ORDER BY events_ratio, account_id) AS events_place,
+        ROW_NUMBER() OVER (PARTITION BY block, has_past ORDER BY features_ratio, account_id) AS features_place
+    FROM ranked
+),
+-- What happens to everybody (a holiday, an outage) is nobody's fall: the median account sets what was to be expected.
+usual AS (
+    SELECT
+        block,
+        MAX(CASE WHEN users_place = middle THEN user_hours_ratio END) AS user_hours_ratio,
+        MAX(CASE WHEN events_place = middle THEN events_ratio END) AS events_ratio,
+        MAX(CASE WHEN features_place = middle THEN features_ratio END) AS features_ratio
+    FROM placed
+    WHERE has_past = 1 AND accounts > 10
+    GROUP BY block
+)
+SELECT
+    r.account_id,
+    r.block,
+    r.idle_hours,
+    r.seats,
+    r.users_at_most,
+    r.user_hours_now,
+    r.user_hours_expected,
+    r.events_now,
+    r.events_expected,
+    r.features_now,
+    r.features_expected,
+    -- Half of what was expected, or less, is 0: steeper than in proportion, since a fortnight at half is a customer half gone.
+    CASE
+        WHEN r.has_past = 1
+            THEN GREATEST(0, LEAST(1, 2 * (r.user_hours_now + 10) / (r.user_hours_expected * COALESCE(u.user_hours_ratio, 1) + 10) - 1))
+    END AS own_active_users,
+    CASE
+        WHEN r.has_past = 1
+            THEN GREATEST(0, LEAST(1, 2 * (r.events_now + 30) / (r.events_expected * COALESCE(u.events_ratio, 1) + 30) - 1))
+    END AS own_events,
+    CASE
+        WHEN r.has_past = 1
+            THEN GREATEST(0, LEAST(1, 2 * (r.features_now + 5) / (r.features_expected * COALESCE(u.features_ratio, 1) + 5) - 1))
+    END AS own_features,
+    -- A pause of three days, or of twice the account's usual gap, costs nothing; two weeks more cost all.
+    GREATEST(
+        0,
+        LEAST(
+            1,
+            1 - (r.idle_hours - GREATEST(CAST(72 AS DOUBLE), COALESCE(48 * r.days_past / NULLIF(r.active_days_past, 0), 0))) / 336
+        )
+    ) AS own_recency,
+    r.seats_used AS own_seats,
+    -- Equals share their places; who did nothing is ahead of nobody.
+    CASE
+        WHEN r.others_alike >= 10
+            THEN CASE WHEN r.user_hours_now = 0 THEN 0 ELSE (r.users_below + CAST(r.users_equal AS DOUBLE) / 2) / r.others_alike END
+    END AS peers_active_users,
+    CASE
+        WHEN r.others_alike >= 10
+            THEN CASE WHEN r.events_now = 0 THEN 0 ELSE (r.events_below + CAST(r.events_equal AS DOUBLE) / 2) / r.others_alike END
+    END AS peers_events,
+    CASE
+        WHEN r.others >= 10
+            THEN CASE WHEN r.features_now = 0 THEN 0 ELSE (r.features_below + CAST(r.features_equal AS DOUBLE) / 2) / r.others END
+    END AS peers_features,
+    CASE WHEN r.others >= 10 THEN 1 - CAST(r.livelier AS DOUBLE) / r.others END AS peers_recency,
+    CASE
+        WHEN r.others_alike >= 10 AND r.has_seats = 1
+            THEN CASE WHEN r.users_at_most = 0 THEN 0 ELSE (r.seats_below + CAST(r.seats_equal AS DOUBLE) / 2) / r.others_alike END
+    END AS peers_seats
+FROM ranked AS r
+LEFT JOIN usual AS u ON r.block = u.block

@@ -1,0 +1,87 @@
+"""From usage to scores and bands: what the asset, its outcomes and the effect of other weights are computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
+from analytics_assets.settings import Health
+from analytics_assets.warehouse.assets import Work
+
+_HERE = Path(__file__).parent
+
+BANDS = ("healthy", "neutral", "at risk")
+COMPONENTS = ("active_users", "events", "features", "recency", "seats")
+POINT_DAYS = 42
+"""A score looks at six weeks: two now, and the four before."""
+BAND_DAYS = 28
+"""A band looks at the scores of this many days before; the trend at the oldest of them."""
+WINDOW_DAYS = POINT_DAYS + BAND_DAYS
+
+
+def hours_between(start: datetime, end: datetime) -> list[datetime]:
+    """The hours of a window, each by the instant in UTC at which it begins."""
+    count = round((end - start) / timedelta(hours=1))
+    return [start.astimezone(UTC) + timedelta(hours=number) for number in range(count)]
+
+
+def at_the_same_time(hours: Sequence[datetime]) -> list[list[datetime]]:
+    """Consecutive hours by their time of day, those of the last hour at the end.
+
+    Hours that lie whole days apart share their blocks of 24 hours: a month of 720 hours is 24 computations.
+    """
+    groups = [list(hours[len(hours) - 1 - back :: -24])[::-1] for back in range(min(24, len(hours)))]
+    return groups[::-1]
+
+
+def read_usage(work: Work, first: datetime, last: datetime) -> None:
+    """Make `account_usage` readable, as far back as the health of the hours from `first` to `last` looks."""
+    days = [work.platform.clock.day_of(hour) for hour in (first + timedelta(hours=1) - timedelta(days=WINDOW_DAYS), last)]
+    work.read(ACCOUNT_USAGE, f"event_date >= '{days[0]}' AND event_date <= '{days[1]}'")
+
+
+def measure(work: Work, last: datetime, days: int = 1) -> None:
+    """Make `health_points` for the hour `last`, the hours 24 hours apart before it (`days` in all), and the 28 days before those.
+
+    Blocks end with that hour; the number of its own block is `last_block(days)`.
+    """
+    blocks = WINDOW_DAYS + days - 1
+    end = last + timedelta(hours=1)
+    usage = work.sql(_HERE / "usage_blocks.sql", start_at=end - timedelta(days=blocks), end_at=end)
+    work.connection.register("usage_blocks", usage.to_arrow_table())
+    work.connection.register("health_points", work.sql(_HERE / "health_points.sql", blocks=blocks).to_arrow_table())
+
+
+def last_block(days: int = 1) -> int:
+    """The number of the newest block that `measure` made."""
+    return WINDOW_DAYS + days - 2
+
+
+def score(work: Work, health: Health) -> None:
+    """Make `health_scores` from `health_points` with these weights."""
+    work.connection.register("health_scores", work.sql(_HERE / "health_scores.sql", **_weights(health)).to_arrow_table())
+
+
+def health_of_hour(work: Work, health: Health, hour: datetime, block: int) -> pa.Table:
+    """The health of every account at the end of an hour whose block of `health_scores` is `block`; reads `accounts`."""
+    clock = work.platform.clock
+    return work.sql(
+        _HERE / "account_health.sql",
+        hour_at=hour,
+        event_date=clock.day_of(hour),
+        evening=clock.day_of(hour) - timedelta(days=1),
+        month_ago=clock.day_of(hour - timedelta(days=BAND_DAYS)) - timedelta(days=1),
+        block=block,
+        healthy=health.healthy,
+        at_risk=health.at_risk,
+        hysteresis=health.hysteresis,
+        **_weights(health),
+    ).to_arrow_table()
+
+
+def _weights(health: Health) -> dict[str, float]:
+    return {f"{component}_weight": weight for component, weight in health.weights}

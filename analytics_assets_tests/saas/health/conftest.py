@@ -1,0 +1,104 @@
+"""A SaaS company of a few written hours in a lake of its own, and the assets' functions run over it without Dagster."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from analytics_assets.home import Home
+from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.health.assets import account_health
+from analytics_assets.saas.health.outcomes import health_outcomes
+from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
+from analytics_assets.settings import parse_settings
+from analytics_assets.warehouse.assets import Platform, Work
+from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.tables import Table
+
+
+@dataclass
+class Vendor:
+    """Usage and accounts, written down one by one; `health` computes the rows of some hours."""
+
+    folder: Path
+    settings: str = ""
+    zone: str = "UTC"
+    first_day: date = date(2026, 1, 1)
+    usage: list[dict[str, Any]] = field(default_factory=list)
+    accounts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def platform(self) -> Platform:
+        """The vendor's platform."""
+        text = f'[business]\ntime_zone = "{self.zone}"\ncurrency = "GBP"\nfirst_day = {self.first_day}\nlast_day = 2027-12-31\n'
+        return Platform(parse_settings(text + self.settings, "x"), Home(self.folder))
+
+    def used(
+        self, account: str, hour: datetime, events: int = 1, users: int = 1, features: int = 1, seats: int | None = None
+    ) -> None:
+        """What an account did in the hour that begins at an instant."""
+        day = hour.astimezone(ZoneInfo(self.zone)).date()
+        self.usage.append({
+            "event_date": day, "hour": hour, "account_id": account, "events": events, "active_users": users,
+            "features_used": features, "sessions": users, "seats": seats,
+        })  # fmt: skip
+
+    def used_daily(self, account: str, first: str, last: str, at: int = 12, **figures: Any) -> None:
+        """The same on every day from the first to the last, at the same hour."""
+        day, end = date.fromisoformat(first), date.fromisoformat(last)
+        while day <= end:
+            self.used(account, datetime(day.year, day.month, day.day, at, tzinfo=UTC), **figures)
+            day += timedelta(days=1)
+
+    def account(
+        self, account: str, days: tuple[str, str], first_seen: str, seats: int | None = None, ended_on: str | None = None
+    ) -> None:
+        """An account in `accounts` of each day of a span; it has ended from `ended_on` on."""
+        day, end = (date.fromisoformat(text) for text in days)
+        ended = date.fromisoformat(ended_on) if ended_on else None
+        while day <= end:
+            over = ended is not None and ended <= day
+            self.accounts.append({
+                "as_of_date": day, "account_id": account, "first_seen_date": date.fromisoformat(first_seen),
+                "status": "canceled" if over else "active", "seats": seats, "renewals": 0, "ended_on": ended if over else None,
+            })  # fmt: skip
+            day += timedelta(days=1)
+
+    def open(self) -> None:
+        """Write both tables."""
+        for table, rows in ((ACCOUNT_USAGE, self.usage), (ACCOUNTS, self.accounts)):
+            full = [{name: row.get(name) for name in table.column_names} for row in rows]
+            self.write(table, pa.Table.from_pylist(full, schema=table.arrow_schema()))
+
+    def write(self, table: Table, rows: pa.Table) -> None:
+        """Replace a table."""
+        self.platform.lake.replace(table, rows, None, {})
+
+    def compute(self, function: Callable[[Work], Any], start: datetime, end: datetime) -> Any:
+        """What an asset's function returns for a window."""
+        with engine() as connection:
+            return function(Work(self.platform, self.platform.clock.window(start, end), connection, logging.getLogger(__name__)))
+
+    def health(self, hour: datetime, hours: int = 1) -> pl.DataFrame:
+        """`account_health` of the hour, and of those that follow."""
+        rows = self.compute(account_health, hour, hour + timedelta(hours=hours))["account_health"]
+        return pl.DataFrame(rows).sort("hour", "account_id")
+
+    def outcomes(self, first: date, last: date | None = None) -> pl.DataFrame:
+        """`health_outcomes` of a range of days."""
+        clock = self.platform.clock
+        end = clock.begins((last or first) + timedelta(days=1))
+        return pl.DataFrame(self.compute(health_outcomes, clock.begins(first), end)["health_outcomes"])
+
+
+@pytest.fixture
+def vendor(tmp_path: Path) -> Vendor:
+    """A vendor without accounts."""
+    return Vendor(tmp_path / "home")

@@ -1,0 +1,409 @@
+"""Scores, bands, trends and reasons: by hand, against plain loops on random usage, and the same however they are made."""
+
+import json
+import math
+import random
+from collections import defaultdict
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pytest
+
+from analytics_assets.saas.health.assets import ACCOUNT_HEALTH
+from analytics_assets.saas.health.scoring import at_the_same_time
+from analytics_assets.settings import Health, SettingsError, parse_settings
+
+NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
+
+
+def of(rows: pl.DataFrame, account: str) -> dict[str, Any]:
+    (row,) = rows.filter(pl.col("account_id") == account).to_dicts()
+    return row | {"components": json.loads(row["components"])}
+
+
+# ------------------------------------------------------------------------------------------------------------ by hand
+
+
+def test_a_lone_account_that_is_as_busy_as_before_has_all_its_points(vendor) -> None:
+    """Without peers five own halves count, 1 each but the seats: 3 of 4, 15 x 3 / 4 = 11.25 of 15."""
+    vendor.used_daily("a", "2026-01-15", "2026-03-31", events=9, users=3, features=2, seats=4)
+    vendor.open()
+    row = of(vendor.health(NOON), "a")
+    # Running totals of 30, 50, 70, 85 and 96.25, rounded to tenths.
+    assert row["components"] == {"active_users": 30.0, "events": 20.0, "features": 20.0, "recency": 15.0, "seats": 11.3}
+    assert (row["score"], row["band"], row["coverage"]) == (Decimal("96.3"), "healthy", Decimal("0.5"))
+    assert row["trend"] == 0 and row["reasons"] == "at most 3 of 4 seats in use in an hour"
+
+
+def test_a_fall_by_a_quarter_costs_half_of_what_the_shrunken_counts_say(vendor) -> None:
+    """40 user-hours a day became 30: (420 + 10) / (560 + 10) = 0.754..., twice that less 1 is 0.5087...."""
+    vendor.used_daily("a", "2026-01-01", "2026-03-17", users=40, events=100)
+    vendor.used_daily("a", "2026-03-18", "2026-03-31", users=30, events=100)
+    vendor.open()
+    row = of(vendor.health(NOON), "a")
+    own = 2 * 430 / 570 - 1
+    # Without seats the other weights are scaled from 85 to 100.
+    assert row["components"]["active_users"] == round(30 * own / 0.85, 1)
+    assert row["score"] == Decimal(str(round((30 * own + 55) / 0.85, 1)))
+    assert row["reasons"] == "active users down 25 % in 14 days"
+    assert row["coverage"] == Decimal("0.425")
+
+
+def test_an_account_of_which_nothing_is_heard_for_nine_days(vendor) -> None:
+    """It came every day up to 22 March, noon: 216 hours before the hour of 31 March that begins at noon; 144 of 336 too many."""
+    vendor.used_daily("a", "2026-01-01", "2026-03-22", users=40, events=100)
+    vendor.open()
+    row = of(vendor.health(NOON), "a")
+    assert row["components"]["recency"] == pytest.approx(15 / 0.85 * (1 - 144 / 336), abs=0.1)
+    # A fall by more than half costs 30 of 85, 20 and 20; the pause 15 x 144 / 336: it comes fourth, and three are said.
+    assert row["reasons"] == (
+        "active users down 64 % in 14 days; events down 64 % in 14 days; features in use down 64 % in 14 days"
+    )
+    vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 100\nseats = 0\n"
+    assert of(vendor.health(NOON), "a")["reasons"] == "no activity for 9 days"
+
+
+def test_a_pause_within_twice_the_usual_gap_costs_nothing(vendor) -> None:
+    """Every Monday: four active days in 28, a gap of a week, and two weeks of grace."""
+    for week in range(12):
+        vendor.used("a", datetime(2026, 1, 5, 9, tzinfo=UTC) + timedelta(weeks=week), events=50, users=20)
+    vendor.open()
+    assert of(vendor.health(datetime(2026, 4, 5, 9, tzinfo=UTC)), "a")["components"]["recency"] == pytest.approx(
+        15 / 0.85, abs=0.1
+    )
+
+
+def test_who_was_never_used_is_at_risk_and_who_has_ended_is_not_there(vendor) -> None:
+    span = ("2026-03-30", "2026-03-31")
+    vendor.account("old", span, first_seen="2026-01-01", seats=5)
+    vendor.account("new", span, first_seen="2026-03-20")
+    vendor.account("gone", span, first_seen="2026-01-01", ended_on="2026-03-30")
+    vendor.used_daily("gone", "2026-01-01", "2026-03-31")
+    vendor.account("leaves today", span, first_seen="2026-01-01", ended_on="2026-03-31")
+    vendor.open()
+    rows = vendor.health(NOON)
+    assert rows["account_id"].to_list() == ["leaves today", "new", "old"]
+    assert rows["score"].to_list() == [0, 0, 0] and set(rows["band"]) == {"at risk"}
+    assert of(rows, "old") | {"event_date": None} == {
+        "event_date": None, "hour": NOON, "account_id": "old", "score": Decimal(0), "band": "at risk", "trend": Decimal(0),
+        "components": {"active_users": 0, "events": 0, "features": 0, "recency": 0, "seats": 0}, "coverage": Decimal(1),
+        "reasons": "no activity for more than 41 days",
+    }  # fmt: skip
+    new = of(rows, "new")
+    assert new["trend"] is None and new["reasons"] == "no activity since it was first seen on 2026-03-20"
+    assert new["coverage"] == Decimal("0.85")
+
+
+def test_without_any_account_of_the_evening_before_usage_names_the_accounts(vendor) -> None:
+    vendor.used_daily("active", "2026-03-20", "2026-03-31")
+    vendor.used_daily("six weeks ago", "2026-01-01", "2026-02-16")
+    vendor.open()
+    rows = vendor.health(NOON)
+    assert rows["account_id"].to_list() == ["active"]
+    young = of(rows, "active")
+    # Too young for a past, no peers, no seats: half of recency is all that is known.
+    assert young["components"] == {"recency": 100.0} and young["coverage"] == Decimal("0.075") and young["trend"] is None
+
+
+def test_nothing_at_all_gives_no_rows(vendor) -> None:
+    assert vendor.health(NOON).is_empty()
+
+
+def test_an_account_whose_events_have_no_users_is_scored(vendor) -> None:
+    vendor.used_daily("a", "2026-01-01", "2026-03-31", users=0, events=5, features=0)
+    vendor.open()
+    assert of(vendor.health(NOON), "a")["score"] == 100
+
+
+def test_without_any_known_component_there_is_no_score(vendor) -> None:
+    vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 0\nseats = 100\n"
+    vendor.used_daily("a", "2026-01-01", "2026-03-31")
+    vendor.account("b", ("2026-03-30", "2026-03-30"), first_seen="2026-01-01")
+    vendor.open()
+    for row in vendor.health(NOON).to_dicts():
+        assert (row["score"], row["band"], row["components"], row["coverage"]) == (None, None, "{}", 0)
+
+
+def test_no_account_is_blamed_for_what_befalls_all(vendor) -> None:
+    """Everybody does half in the last two weeks; one does nothing less."""
+    for number in range(12):
+        vendor.used_daily(f"a{number:02}", "2026-01-01", "2026-03-17", users=40, events=200, features=8)
+        vendor.used_daily(f"a{number:02}", "2026-03-18", "2026-03-31", users=20, events=100, features=4)
+    vendor.used_daily("steady", "2026-01-01", "2026-03-31", users=40, events=200, features=8)
+    vendor.used_daily("far less", "2026-01-01", "2026-03-17", users=40, events=200, features=8)
+    vendor.used_daily("far less", "2026-03-18", "2026-03-31", users=5, events=25, features=1)
+    vendor.open()
+    rows = vendor.health(NOON)
+    usual, worse, better = of(rows, "a00"), of(rows, "far less"), of(rows, "steady")
+    # The median is theirs, and they share the places 1 to 12 of 13 others: 6.5 / 13; peers 0.5. 280 user-hours after
+    # 560, of which the median ratio (280 + 10) / (560 + 10) was to be expected: 2 x 290 / (560 x 290 / 570 + 10) - 1.
+    own = 2 * 290 / (560 * 290 / 570 + 10) - 1
+    assert usual["components"]["active_users"] == pytest.approx((own + 0.5) / 2 * 30 / 0.85, abs=0.1)
+    assert usual["reasons"] is None and usual["band"] == "healthy"
+    assert worse["components"]["active_users"] == 0 and worse["reasons"].startswith("active users down 88 % in 14 days")
+    assert better["components"]["active_users"] == pytest.approx(30 / 0.85, abs=0.1)
+
+
+def test_weights_that_do_not_sum_to_100_are_refused_by_name() -> None:
+    text = '[business]\ntime_zone = "UTC"\ncurrency = "GBP"\n[health.weights]\nseats = 14\n'
+    with pytest.raises(SettingsError, match=r"analytics.toml:4: health.weights: the weights must sum to 100, but .* = 99"):
+        parse_settings(text, "analytics.toml")
+
+
+def test_hours_of_one_time_of_day_share_their_blocks() -> None:
+    hours = [NOON + timedelta(hours=number) for number in range(50)]
+    groups = at_the_same_time(hours)
+    assert sorted(hour for group in groups for hour in group) == hours and len(groups) == 24
+    assert all(later - earlier == timedelta(days=1) for group in groups for earlier, later in pairwise(group))
+    assert groups[-1][-1] == hours[-1]
+
+
+# ---------------------------------------------------------------------------------------------- beside plain loops
+
+
+def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
+    """What the page of `account_health` says, computed account by account from the hours that were written down."""
+    health = vendor.platform.settings.health
+    weights = dict(health.weights)
+    clock = vendor.platform.clock
+    evening = clock.day_of(hour) - timedelta(days=1)
+    known = {row["account_id"]: row for row in vendor.accounts if row["as_of_date"] == evening}
+    usage = defaultdict(dict)
+    for row in vendor.usage:
+        usage[row["account_id"]][row["hour"]] = row
+
+    def halves(moment: datetime) -> dict[str, dict[str, Any]]:
+        """By account what can be known at the end of an hour."""
+        found: dict[str, dict[str, Any]] = {}
+        for account, hours in usage.items():
+            days: dict[int, list[dict[str, Any]]] = defaultdict(list)
+            for when, row in hours.items():
+                if when <= moment and (back := (moment - when) // timedelta(hours=24)) < 42:
+                    days[back].append(row)
+            if not days:
+                continue
+            totals = {
+                "active_users": {back: sum(r["active_users"] for r in rows) for back, rows in days.items()},
+                "events": {back: sum(r["events"] for r in rows) for back, rows in days.items()},
+                "features": {back: max(r["features_used"] for r in rows) for back, rows in days.items()},
+            }
+            recent = [r for back, rows in days.items() if back < 14 for r in rows]
+            newest = max((r for rows in days.values() for r in rows), key=lambda r: r["hour"])
+            with_seats = [r for rows in days.values() for r in rows if r["seats"] is not None and r["seats"] > 0]
+            past = max(days) - 13
+            found[account] = {
+                "now": {name: sum(v for back, v in by_day.items() if back < 14) for name, by_day in totals.items()},
+                "expected": {
+                    name: sum(v for back, v in by_day.items() if back >= 14) * 14 / past for name, by_day in totals.items()
+                }
+                if past >= 14
+                else None,
+                "days": min(max(days) + 1, 14),
+                "idle": (moment - newest["hour"]) // timedelta(hours=1),
+                "gap": past / sum(1 for back in days if back >= 14) if past >= 14 else 0,
+                "peak": max((r["active_users"] for r in recent), default=0),
+                "seats": max(with_seats, key=lambda r: r["hour"])["seats"] if with_seats else None,
+            }
+        added = {"active_users": 10, "events": 30, "features": 5}
+        for name, more in added.items():
+            ratios = sorted((f["now"][name] + more) / (f["expected"][name] + more) for f in found.values() if f["expected"])
+            usual = ratios[(len(ratios) + 1) // 2 - 1] if len(ratios) > 10 else 1
+            for f in found.values():
+                f.setdefault("own", {})[name] = (
+                    min(1, max(0, 2 * (f["now"][name] + more) / (f["expected"][name] * usual + more) - 1))
+                    if f["expected"]
+                    else None
+                )
+        for f in found.values():
+            f["own"]["recency"] = min(1, max(0, 1 - (f["idle"] - max(72, 48 * f["gap"])) / 336))
+            f["own"]["seats"] = min(1, f["peak"] / f["seats"]) if f["seats"] else None
+        for account, f in found.items():
+            alike = [o for name, o in found.items() if name != account and bool(o["seats"]) == bool(f["seats"])]
+            others = [o for name, o in found.items() if name != account]
+
+            def place(others: list[dict[str, Any]], level, f=f) -> float | None:
+                if len(others) < 10:
+                    return None
+                return sum(1 if level(o) < level(f) else 0.5 if level(o) == level(f) else 0 for o in others) / len(others)
+
+            def per_seat(name: str):
+                return lambda one: one["now"][name] / (one["days"] * (one["seats"] or 1))
+
+            f["peers"] = {
+                "active_users": place(alike, per_seat("active_users")),
+                "events": place(alike, per_seat("events")),
+                "features": place(others, lambda o: o["now"]["features"] / o["days"]),
+                "seats": place(alike, lambda o: o["own"]["seats"]) if f["seats"] else None,
+                "recency": None,
+            }
+            for name, count in {**f["now"], "seats": f["peak"]}.items():
+                if f["peers"][name] is not None and count == 0:
+                    f["peers"][name] = 0
+            if len(others) >= 10:
+                pause = max(f["idle"] // 24 - 2, 0)
+                f["peers"]["recency"] = sum(max(o["idle"] // 24 - 2, 0) >= pause for o in others) / len(others)
+            there = {n: [f[half][n] for half in ("own", "peers") if f[half][n] is not None] for n in weights}
+            f["weight"] = sum(weights[n] / 2 * len(values) for n, values in there.items())
+            total, shown, f["shares"] = 0.0, 0, {}
+            for name, values in there.items():
+                total += weights[name] / 2 * sum(values)
+                tenths = math.floor(1000 * total / f["weight"] + 0.5)
+                if values:
+                    f["shares"][name] = tenths - shown
+                shown = tenths
+            f["score"] = shown
+        return found
+
+    points = [halves(hour - timedelta(days=back)) for back in range(28, -1, -1)]
+    result = {}
+    for account in set(points[-1]) | set(known):
+        if account in known and known[account]["ended_on"] is not None:
+            continue
+        now = points[-1].get(account)
+        scores = [p[account]["score"] for p in points[:-1] if account in p] + [now["score"] if now else 0]
+        band = "healthy" if scores[0] >= 10 * health.healthy else "at risk" if scores[0] < 10 * health.at_risk else "neutral"
+        for tenths in scores:
+            up, down, slack = 10 * health.healthy, 10 * health.at_risk, 10 * health.hysteresis
+            if (band == "healthy" and tenths < up - slack) or (band == "at risk" and tenths >= down + slack):
+                band = "neutral"
+            if band == "neutral":
+                band = "healthy" if tenths >= up + slack else "at risk" if tenths < down - slack else "neutral"
+        then = points[0][account]["score"] if account in points[0] else None
+        month_ago = clock.day_of(hour - timedelta(days=28)) - timedelta(days=1)
+        if then is None and account in known and known[account]["first_seen_date"] <= month_ago:
+            then = 0
+        result[account] = {
+            "score": scores[-1] / 10,
+            "band": band,
+            "trend": None if then is None else (scores[-1] - then) / 10,
+            "now": now,
+            "components": {name: tenths / 10 for name, tenths in now["shares"].items()} if now else None,
+            "coverage": now["weight"] / 100 if now else None,
+        }
+    return result
+
+
+def fill(vendor, seed: int, accounts: int = 26, days: int = 80) -> None:
+    """Accounts of all kinds: busy and idle, with and without seats, young, fading, back after a pause, ended, known or not."""
+    chance = random.Random(seed)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(accounts):
+        name, level = f"a{number:02}", chance.choice([1, 2, 5, 15])
+        born, stops = chance.choice([0, 0, 0, 30, 50, 70]), chance.choice([days, days, days, 78, 70, 60, 30])
+        pause = chance.choice([(0, 0), (0, 0), (35, 60), (62, 72)])
+        seats = chance.choice([None, 3, 10, 10])
+        for hour in range(24 * days):
+            day = hour // 24
+            if not born <= day < stops or pause[0] <= day < pause[1]:
+                continue
+            share = 0.25 * (0.3 if day % 7 > 4 else 1) * (1.2 - 0.9 * (number % 3 == 0) * max(0, (day - 50) / 30))
+            if chance.random() < share:
+                users = chance.randint(0, level)
+                if chance.random() < 0.01 and seats is not None:
+                    seats += chance.choice([-1, 2])
+                named = seats if chance.random() < 0.5 else None
+                vendor.used(
+                    name,
+                    start + timedelta(hours=hour),
+                    users + chance.randint(1, 3 * level),
+                    users,
+                    chance.randint(0, level),
+                    named,
+                )
+        if number % 5:
+            ended = chance.choice([None, None, "2026-03-15", "2026-03-19"])
+            vendor.account(name, ("2026-03-01", "2026-03-22"), str(date(2026, 1, 1) + timedelta(days=born)), seats, ended)
+    vendor.account("never used", ("2026-03-01", "2026-03-22"), "2026-01-20", 7)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_accounts_have_the_health_that_plain_loops_find(vendor, seed: int) -> None:
+    vendor.settings = "[health]\nhealthy = 65\nat_risk = 45\nhysteresis = 6\n" if seed % 2 else ""
+    fill(vendor, seed, accounts=26 if seed < 4 else 8)
+    vendor.open()
+    seen = set()
+    for hour in (datetime(2026, 3, 20, 7, tzinfo=UTC), datetime(2026, 3, 21, 23, tzinfo=UTC)):
+        found, wanted = vendor.health(hour), expected(vendor, hour)
+        assert set(found["account_id"]) == set(wanted)
+        for row in found.to_dicts():
+            want, components = wanted[row["account_id"]], json.loads(row["components"])
+            seen.add(row["band"])
+            assert (float(row["score"]), row["band"]) == (want["score"], want["band"]), row
+            assert row["trend"] == want["trend"] or float(row["trend"]) == want["trend"]
+            assert sum(map(Decimal, map(str, components.values()))) == row["score"]
+            if want["now"]:
+                assert components == want["components"]
+                assert float(row["coverage"]) == pytest.approx(want["coverage"], abs=0.0005001)
+                assert_true(row["reasons"], want["now"])
+    assert seen == {"healthy", "neutral", "at risk"} or seed == 4
+
+
+def assert_true(reasons: str | None, figures: dict[str, Any]) -> None:
+    """Each figure in a reason is that of the account."""
+    for reason in (reasons or "").split("; "):
+        match reason.split():
+            case [*what, "down", percent, "%", "in", "14", "days"]:
+                name = {"active users": "active_users", "events": "events", "features in use": "features"}[" ".join(what)]
+                assert int(percent) == math.floor(100 * (1 - figures["now"][name] / figures["expected"][name]) + 0.5) > 0
+            case ["no", "activity", "for", days, "days"]:
+                assert int(days) == figures["idle"] // 24 >= 3
+            case ["at", "most", users, "of", seats, "seats", "in", "use", "in", "an", "hour"]:
+                assert (int(users), int(seats)) == (figures["peak"], figures["seats"])
+            case [*what, "among", "the", "lowest", part]:
+                name = {"active": "active_users", "events": "events", "features": "features"}[what[0]]
+                assert figures["peers"][name] < {"tenth": 0.1, "quarter": 0.25}[part]
+            case [*what, "grew", "less", "than", "at", "other", "accounts"]:
+                name = {"active": "active_users", "events": "events", "features": "features"}[what[0]]
+                assert figures["own"][name] < 1
+            case []:
+                pass
+            case other:
+                raise AssertionError(other)
+
+
+# ------------------------------------------------------------------------------------ the same hour, however it is made
+
+
+def test_a_range_of_hours_is_what_the_hours_are_alone(vendor) -> None:
+    """In a zone whose clock goes forward in the range, half an hour away from full hours."""
+    vendor.zone = "Australia/Adelaide"
+    fill(vendor, seed=11, accounts=20, days=100)
+    for row in vendor.usage:
+        row["hour"] += timedelta(minutes=30)
+        row["event_date"] = vendor.platform.clock.day_of(row["hour"])
+    vendor.account("a01", ("2026-04-01", "2026-04-08"), "2026-01-01", 5, "2026-04-05")
+    vendor.account("a05", ("2026-04-01", "2026-04-08"), "2026-01-01", 5)
+    vendor.open()
+    start = datetime(2026, 4, 3, 3, 30, tzinfo=UTC)
+    together = vendor.health(start, hours=24 * 5)
+    assert together["hour"].n_unique() == 120
+    for back in (119, 50, 24, 0):
+        hour = start + timedelta(hours=back)
+        assert vendor.health(hour).equals(together.filter(pl.col("hour") == hour)), hour
+
+
+def test_what_happens_after_the_hour_changes_nothing(vendor) -> None:
+    fill(vendor, seed=12)
+    vendor.open()
+    hour = datetime(2026, 3, 10, 15, tzinfo=UTC)
+    before = vendor.health(hour)
+    vendor.usage = [row for row in vendor.usage if row["hour"] <= hour]
+    vendor.accounts = [row for row in vendor.accounts if row["as_of_date"] <= date(2026, 3, 9)]
+    vendor.open()
+    assert vendor.health(hour).equals(before) and not before.is_empty()
+
+
+def test_components_are_json_and_csv_keeps_every_text(vendor, tmp_path) -> None:
+    fill(vendor, seed=13)
+    vendor.open()
+    rows = vendor.health(datetime(2026, 3, 21, 9, tzinfo=UTC))
+    rows.write_csv(tmp_path / "health.csv")
+    again = pl.read_csv(tmp_path / "health.csv")
+    assert (
+        again["reasons"].to_list() == rows["reasons"].to_list() and again["components"].to_list() == rows["components"].to_list()
+    )
+    assert {name for text in again["components"] for name in json.loads(text)} == {name for name, _ in Health().weights}
+    assert rows.columns == ACCOUNT_HEALTH.column_names

@@ -1,0 +1,136 @@
+"""What became of accounts in each band, the effect of other weights, and both assets through Dagster."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from analytics_assets.saas.health.assets import account_health_asset
+from analytics_assets.saas.health.effect import NoUsage, auc, weights_effect
+from analytics_assets.saas.health.outcomes import health_outcomes_asset, wilson
+from analytics_assets.settings import Health
+
+SPAN = ("2026-02-27", "2026-03-31")
+
+
+def company(vendor) -> None:
+    """Twelve steady accounts, of which one ends; three that stopped on 5 February, of which two end, one of them too early to count."""
+    for number in range(12):
+        vendor.used_daily(f"steady{number:02}", "2026-01-01", "2026-03-31", events=50 + number, users=20 + number, features=4)
+        vendor.account(f"steady{number:02}", SPAN, "2026-01-01", ended_on="2026-03-20" if number == 6 else None)
+    for name, ended in (("stopped a", "2026-03-02"), ("stopped b", None), ("stopped c", "2026-03-01")):
+        vendor.used_daily(name, "2026-01-01", "2026-02-05", events=50, users=20, features=4)
+        vendor.account(name, SPAN, "2026-01-01", ended_on=ended)
+    vendor.open()
+
+
+def test_rates_count_who_stood_in_the_band_and_has_ended_since(vendor) -> None:
+    company(vendor)
+    found = {row["band"]: row for row in vendor.outcomes(date(2026, 3, 31)).to_dicts()}
+    # The least active steady account never scored 73, three points beyond the edge of healthy.
+    counts = {band: (row["accounts"], row["ended"]) for band, row in found.items()}
+    assert counts == {"healthy": (11, 1), "neutral": (1, 0), "at risk": (2, 1)}
+    assert found["at risk"]["rate"] == 0.5 and found["neutral"]["rate"] == 0
+
+
+def test_wilsons_interval_is_the_published_one() -> None:
+    """Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    for ended, accounts, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        assert wilson(ended, accounts) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_day_too_early_to_look_back_from_has_no_rows(vendor) -> None:
+    company(vendor)
+    assert vendor.outcomes(date(2026, 1, 30)).is_empty()
+
+
+def test_auc_counts_pairs() -> None:
+    stood = pl.DataFrame({"score": [10, 20, 20, 30, 40], "ended": [1, 0, 1, 0, 0]})
+    # Against 10: 3 of 3; against 20: half, and two.
+    assert auc(stood) == (3 + 2.5) / 6
+    assert auc(stood.filter(ended=0)) is None
+
+
+def test_the_effect_of_new_weights_is_told_without_writing(vendor) -> None:
+    company(vendor)
+    platform = vendor.platform
+    for health, changed in ((Health(), 0), (Health(healthy=95, at_risk=80), 1)):
+        effect = weights_effect(platform, platform.settings.model_copy(update={"health": health}))
+        assert effect.hour == datetime(2026, 3, 31, 12, tzinfo=UTC) and effect.accounts == 12
+        assert (sum(count for (old, new), count in effect.moves.items() if old != new) > 0) == changed
+    assert effect.separations == ()
+    assert [path.name for path in platform.home.lake.iterdir() if path.is_dir()].count("account_health") == 0
+
+
+def test_the_effect_on_the_past_is_an_auc_for_each_cut_off(vendor) -> None:
+    vendor.first_day = date(2025, 12, 1)
+    company(vendor)
+    (told,) = weights_effect(vendor.platform, vendor.platform.settings).separations
+    # On 1 March, 70 days had passed; one of twelve steady ones and one of two that stopped ended.
+    assert (told.day, told.accounts, told.ended) == (date(2026, 3, 1), 14, 2)
+    assert told.auc_now == told.auc_new and 0.4 < told.auc_now < 1
+
+
+def test_an_effect_without_usage_is_refused(vendor) -> None:
+    with pytest.raises(NoUsage, match="account_usage has no rows yet"):
+        weights_effect(vendor.platform, vendor.platform.settings)
+
+
+# ------------------------------------------------------------------------------------------------------ through Dagster
+
+
+def materialize(vendor, asset: dg.AssetsDefinition, key: str, without: str = "") -> dg.ExecuteInProcessResult:
+    clock = vendor.platform.clock
+    end = datetime(2026, 4, 1, tzinfo=UTC)
+    upstream = {
+        "account_usage": list(clock.hour_keys(clock.begins(clock.first_day), end).values()),
+        "accounts": [(clock.first_day + timedelta(days=n)).isoformat() for n in range((date(2026, 4, 1) - clock.first_day).days)],
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        for name, keys in upstream.items():
+            for one in keys:
+                if one != without:
+                    instance.report_runless_asset_event(dg.AssetMaterialization(name, partition=one))
+        return dg.materialize([asset], instance=instance, partition_key=key, raise_on_error=False)
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+    return {found.check_name: found.passed for found in result.get_asset_check_evaluations()}
+
+
+def test_health_passes_its_checks_warns_of_a_component_that_nobody_has_and_shows_a_plot(vendor) -> None:
+    vendor.first_day = date(2026, 3, 1)
+    company(vendor)
+    result = materialize(vendor, account_health_asset(vendor.platform, dg.AutomationCondition.eager()), "2026-03-31-12:00")
+    assert result.success
+    assert checks(result) == {
+        "inputs_ready": True, "as_declared": True, "scores_are_possible": True, "every_account_has_its_health": True,
+        "every_component_is_known": False,
+    }  # fmt: skip
+    (event,) = result.asset_materializations_for_node("account_health")
+    assert "data:image/png;base64" in event.metadata["plot"].value
+    assert "| healthy | 11 |" in event.metadata["accounts by band in the last hour"].value
+
+
+def test_health_waits_for_the_evening_before_and_not_for_the_same_day(vendor) -> None:
+    vendor.first_day = date(2026, 3, 29)
+    company(vendor)
+    asset = account_health_asset(vendor.platform, dg.AutomationCondition.eager())
+    assert materialize(vendor, asset, "2026-03-31-12:00", without="2026-03-31").success
+    assert not materialize(vendor, asset, "2026-03-31-12:00", without="2026-03-30").success
+    assert not materialize(vendor, asset, "2026-03-31-12:00", without="2026-03-29-05:00").success
+
+
+def test_outcomes_pass_their_checks_and_show_a_plot(vendor) -> None:
+    vendor.first_day = date(2026, 2, 27)
+    company(vendor)
+    result = materialize(vendor, health_outcomes_asset(vendor.platform, dg.AutomationCondition.eager()), "2026-03-31")
+    assert result.success and all(checks(result).values())
+    (event,) = result.asset_materializations_for_node("health_outcomes")
+    assert "| healthy | 11 | 1 |" in event.metadata["ended since"].value and "data:image/png" in event.metadata["plot"].value
