@@ -10,7 +10,15 @@ from analytics_assets.activation.sends import EMAIL_SENDS
 from analytics_assets.events.events import events_asset
 from analytics_assets.events.identities import identities_asset
 from analytics_assets.events.loading import export_files_asset, raw_event_hours
-from analytics_assets.events.tables import EVENTS, EXPORT_FILES, IDENTITIES, PROPERTY_SETS, REJECTED_LINES, TRAITS
+from analytics_assets.events.tables import (
+    ACCOUNT_RECORDS,
+    EVENTS,
+    EXPORT_FILES,
+    IDENTITIES,
+    PROPERTY_SETS,
+    REJECTED_LINES,
+    TRAITS,
+)
 from analytics_assets.events.traits import traits_asset
 from analytics_assets.home import Home
 from analytics_assets.operations.automation import (
@@ -35,17 +43,23 @@ from analytics_assets.retail.recommendations.assets import (
     recommendations_asset,
 )
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS, SEGMENT_MOVEMENTS, customer_segments_asset
+from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS, accounts_asset
+from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health_asset
+from analytics_assets.saas.health.outcomes import HEALTH_OUTCOMES, health_outcomes_asset
+from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, usage_assets
 from analytics_assets.settings import Settings, load_settings
 from analytics_assets.warehouse.assets import Platform
 
 WATCHED = [
     *(EVENTS, TRAITS, IDENTITIES),
     *(ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV, CUSTOMER_SEGMENTS, COHORT_RETENTION, PRODUCT_AFFINITY, RECOMMENDATIONS),
+    *(ACCOUNTS, ACCOUNT_USAGE, ACCOUNT_DAYS, ACCOUNT_HEALTH),
 ]
 PUBLISHED = [
-    *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS),
+    *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS, ACCOUNT_RECORDS),
     *WATCHED,
     *(LTV_BACKTESTS, LTV_HINDSIGHT, SEGMENT_MOVEMENTS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, EMAIL_SENDS),
+    *(ACCOUNT_MEMBERS, HEALTH_OUTCOMES),
 ]
 
 
@@ -58,6 +72,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     """All assets, checks, jobs, schedules and sensors of one platform."""
     inputs_changed = when_inputs_changed()
     identities_aside = when_inputs_changed("identities")
+    accounts_aside = when_inputs_changed("accounts")
     newest_day = when_inputs_changed("identities", lookback=None)
     load = load_job()
     hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform)]
@@ -83,6 +98,10 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             recommendations,
             email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
             onsite_recommendations_asset(platform, newest_day, [recommendations]),
+            accounts_asset(platform, inputs_changed),
+            *usage_assets(platform, accounts_aside),
+            account_health_asset(platform, accounts_aside),
+            health_outcomes_asset(platform, accounts_aside),
         ],
         asset_checks=hourly_checks,
         jobs=[load, nightly_job()],

@@ -37,6 +37,11 @@ GRAPH = {
         "activation",
     ),
     "onsite_recommendations": (["recommendations"], DAY, "activation"),
+    "accounts": (["events"], DAY, "saas"),
+    "account_usage": (["accounts", "events"], HOUR, "saas"),
+    "account_days": (["accounts", "events"], DAY, "saas"),
+    "account_health": (["account_usage", "accounts"], HOUR, "saas"),
+    "health_outcomes": (["account_usage", "accounts"], DAY, "saas"),
 }
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},
@@ -63,6 +68,14 @@ CHECKS = {
     },
     "email_campaign": {"is_current", "may_go_out"},
     "onsite_recommendations": {"is_current", "may_go_out"},
+    "accounts": {"as_declared", "inputs_ready", "is_fresh", "contracts_are_possible", "members_belong_to_accounts"},
+    "account_usage": {"as_declared", "inputs_ready", "is_fresh"},
+    "account_days": {"as_declared", "inputs_ready", "is_fresh"},
+    "account_health": {
+        *("as_declared", "inputs_ready", "is_fresh"),
+        *("scores_are_possible", "every_account_has_its_health", "every_component_is_known"),
+    },
+    "health_outcomes": {"as_declared", "inputs_ready", "rates_are_shares", "at_risk_ends_more_often"},
 }
 SCHEDULES = {
     ("freshness_hourly", "20 * * * *", "Europe/London", "RUNNING"),
@@ -167,6 +180,8 @@ def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> Non
         "cohort_retention": "as_of_date cohort period customers active retention net_revenue",
         "product_affinity": "as_of_date product_id related_product_id baskets support confidence lift rank",
         "recommendations": "as_of_date customer_id list rank product_id score reason",
+        "account_usage": "hour account_id events active_users features_used",
+        "account_health": "hour account_id score band trend components coverage reasons",
     }
     found = {table.name: {column.name for column in table.published_columns} for table in PUBLISHED}
     assert promised.keys() <= found.keys()

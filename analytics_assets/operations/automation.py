@@ -66,7 +66,9 @@ def nightly_job() -> UnresolvedAssetJobDefinition:
     """All daily metrics of a day, or of a range of days in one run."""
     return dg.define_asset_job(
         "daily_metrics",
-        selection=dg.AssetSelection.groups("retail", "activation") | dg.AssetSelection.assets("identities", "traits"),
+        selection=dg.AssetSelection.groups("retail", "activation", "saas")
+        - dg.AssetSelection.assets("account_usage", "account_health")
+        | dg.AssetSelection.assets("identities", "traits"),
     )
 
 

@@ -11,9 +11,11 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 from dagster import DagsterEventType
@@ -24,8 +26,8 @@ from analytics_assets.warehouse.assets import FILL, FILLS, Platform
 from analytics_assets.warehouse.engine import attach, engine
 
 AS_OF_DAYS = 30
-# Hours to recompute that lie closer than this are one run: a run costs more than a few hours.
-MERGE_GAP = 24 * 7
+# Partitions to recompute that lie closer than this are one run: a run costs more than a few of them.
+MERGE_GAP_DAYS = 7
 
 
 class StepFailed(Exception):
@@ -118,7 +120,8 @@ def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stag
             differing.add(clock.begins(clock.day_of(hour)) - timedelta(hours=1))
     rebuilt = "events" in changed_assets(platform)
     wanted = [number for number, (hour, key) in enumerate(keys.items()) if rebuilt or key not in there or hour in differing]
-    return [Stage(("events",), *one) for one in _ranges(list(keys.values()), wanted, MERGE_GAP)]
+    names = list(keys.values())
+    return [Stage(("events",), names[low], names[high], high - low + 1) for low, high in _spans(wanted, 24 * MERGE_GAP_DAYS)]
 
 
 def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
@@ -144,49 +147,88 @@ def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list
     return [hour.astimezone(UTC) for (hour,) in found]
 
 
-def days_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Stage]:
-    """Ranges of days that are missing or older than an input, of every daily asset, in the order in which they must run.
+def metrics_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Stage]:
+    """Ranges of partitions that are missing or older than an input, of everything computed from events, in the order in which
+    they must run.
 
-    How many days an asset keeps filled says its tag. Neighbours in that order that need the same days are one stage.
+    Planned by the day, hourly assets too: a day of theirs is run again as a whole. How many days an asset keeps filled says its
+    tag. Assets that can run one after the other and need the same partitions are one stage.
     """
     through = data_through(platform.home)
     if through is None:
         return []
-    last = platform.clock.day_of(hours_in(platform, through)) - timedelta(days=1)
-    rebuilt = changed_assets(platform)
+    clock, rebuilt = platform.clock, changed_assets(platform)
+    end = hours_in(platform, through)
+    hours = clock.hour_keys(clock.begins(clock.first_day), end)
+    keys_of_day: dict[date, list[str]] = defaultdict(list)
+    for hour, key in hours.items():
+        keys_of_day[clock.day_of(hour)].append(key)
+    whole_days = [day for day in keys_of_day if day < clock.day_of(end)]
     graph = definitions.resolve_asset_graph()
-    planned: dict[str, set[date]] = {}
-    groups: list[tuple[list[str], list[tuple[str, str, int]], bool]] = []
     nodes = [graph.get(key) for key in graph.toposorted_asset_keys]
-    daily = [node for node in nodes if isinstance(node.partitions_def, dg.DailyPartitionsDefinition)]
-    # Nothing that is filled for all days reads what is filled for some, so that sorting keeps the order of dependencies.
-    for node in sorted(daily, key=lambda node: FILLS.index(node.tags[FILL])):
-        name = node.key.to_user_string()
-        count = {"newest": 1, "recent": AS_OF_DAYS}.get(node.tags[FILL], (last - platform.clock.first_day).days + 1)
-        days = [day for back in range(count - 1, -1, -1) if (day := last - timedelta(days=back)) >= platform.clock.first_day]
-        changed: dict[date, float] = {}
-        for parent in node.parent_keys:
-            mapping = node.partition_mappings.get(parent)
-            as_of = isinstance(mapping, dg.TimeWindowPartitionMapping) and mapping.start_offset < 0
-            newest = -math.inf
-            computed = _computed(instance, parent.to_user_string(), planned.get(parent.to_user_string(), set()))
-            for day in sorted(computed.keys() | set(days)):
-                newest = max(newest if as_of else -math.inf, computed.get(day, -math.inf))
-                changed[day] = max(changed.get(day, -math.inf), newest)
+    waiting = sorted(
+        (node for node in nodes if FILL in node.tags and node.key != _EVENTS), key=lambda node: FILLS.index(node.tags[FILL])
+    )
+    planned: dict[dg.AssetKey, set[date]] = {}
+    groups: list[tuple[list[str], list[tuple[str, str, int]], bool]] = []
+
+    def plan(node: Any) -> tuple[list[tuple[str, str, int]], bool]:
+        name, by_the_hour = node.key.to_user_string(), isinstance(node.partitions_def, dg.HourlyPartitionsDefinition)
+        days = list(keys_of_day) if by_the_hour else whole_days
+        days = days[-{"newest": 1, "recent": AS_OF_DAYS}.get(node.tags[FILL], len(days)) :]
+        keys = [keys_of_day[day] if by_the_hour else [day.isoformat()] for day in days]
         made = _made(instance, name)
+        changed = [-math.inf] * len(days)
+        for parent in node.parent_keys:
+            computed = _computed(instance, parent.to_user_string(), planned.get(parent, set()))
+            reach = _days_back(node.partition_mappings.get(parent), by_the_hour)
+            newest = _newest_within(computed, list(keys_of_day), reach)
+            changed = [max(one, newest[day]) for one, day in zip(changed, days, strict=True)]
         wanted = [
-            day
-            for day in days
-            if name in rebuilt or day.isoformat() not in made or made[day.isoformat()] < changed.get(day, -math.inf)
+            number
+            for number, of_day in enumerate(keys)
+            if name in rebuilt or min(made.get(key, -1) for key in of_day) < max(changed[number], 0)
         ]
-        planned[name] = set(wanted)
-        ranges = _ranges([day.isoformat() for day in days], map(days.index, wanted), gap=7)
-        kind = ranges, node.group_name == "activation"
-        if groups and groups[-1][1:] == kind:
-            groups[-1][0].append(name)
+        planned[node.key] = {days[number] for number in wanted}
+        ranges = [
+            (keys[low][0], keys[high][-1], sum(map(len, keys[low : high + 1])))
+            for low, high in _spans(wanted, gap=MERGE_GAP_DAYS)
+        ]
+        return ranges, node.group_name == "activation"
+
+    kinds: dict[dg.AssetKey, tuple[list[tuple[str, str, int]], bool]] = {}
+    while waiting:
+        left = {node.key for node in waiting}
+        ready = [node for node in waiting if not left & set(node.parent_keys)]
+        for node in ready:
+            if node.key not in kinds:
+                kinds[node.key] = plan(node)
+        following = [node for node in ready if groups and groups[-1][1:] == kinds[node.key]]
+        node = (following or ready)[0]
+        if following:
+            groups[-1][0].append(node.key.to_user_string())
         else:
-            groups.append(([name], *kind))
+            groups.append(([node.key.to_user_string()], *kinds[node.key]))
+        waiting.remove(node)
     return [Stage(tuple(names), *one, outgoing) for names, ranges, outgoing in groups for one in ranges]
+
+
+_EVENTS = dg.AssetKey("events")
+
+
+def _days_back(mapping: dg.PartitionMapping | None, by_the_hour: bool) -> int:
+    """How many business days before its own an asset reads of an input, whose mapping counts in partitions of the asset."""
+    if not isinstance(mapping, dg.TimeWindowPartitionMapping):
+        return 0
+    return math.ceil(-mapping.start_offset / (24 if by_the_hour else 1))
+
+
+def _newest_within(computed: Mapping[date, float], days: Sequence[date], reach: int) -> dict[date, float]:
+    """When the newest of each day and the `reach` days before it was computed; minus infinity for none."""
+    import polars as pl
+
+    values = pl.Series([computed.get(day, -math.inf) for day in days], dtype=pl.Float64)
+    return dict(zip(days, values.rolling_max(min(reach, len(days)) + 1, min_samples=1), strict=True))
 
 
 def _computed(instance: dg.DagsterInstance, asset: str, planned: set[date]) -> dict[date, float]:
@@ -213,15 +255,15 @@ def changed_assets(platform: Platform) -> list[str]:
     return [name for name, version in code_versions(platform).items() if built_with.get(name, version) != version]
 
 
-def _ranges(keys: Sequence[str], wanted: Iterable[int], gap: int) -> list[tuple[str, str, int]]:
-    """First key, last key and length of each run of wanted places; places at most `gap` apart share a run."""
-    spans: list[list[int]] = []
+def _spans(wanted: Iterable[int], gap: int) -> list[tuple[int, int]]:
+    """First and last of each run of wanted places; places at most `gap` apart share a run."""
+    spans: list[tuple[int, int]] = []
     for number in wanted:
         if spans and number - spans[-1][1] <= gap:
-            spans[-1][1] = number
+            spans[-1] = (spans[-1][0], number)
         else:
-            spans.append([number, number])
-    return [(keys[low], keys[high], high - low + 1) for low, high in spans]
+            spans.append((number, number))
+    return spans
 
 
 def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable[[Stage], None]) -> list[Done]:
@@ -248,7 +290,7 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
 
     run(events_to_run(platform, instance))
     check_purchases(platform)
-    run(days_to_run(platform, instance, definitions))
+    run(metrics_to_run(platform, instance, definitions))
     # What was held back was not built: it is tried again, with whatever has changed, by the next run.
     held = {name for one in done if one.held_back for name in one.stage.assets}
     before = platform.home.contents().built_with or {}
@@ -258,16 +300,18 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
 
 
 def check_purchases(platform: Platform) -> None:
-    """Stop before money is computed from nothing.
+    """Stop before anything is computed from nothing.
 
     Raises:
-        StepFailed: no event has the name of a purchase, or every event lies outside the business's days.
+        StepFailed: no event has the name of a purchase and none names an account, or every event lies outside the business's days.
     """
     with engine() as connection:
         attach(connection, platform.lake.pin(EVENTS))
         attach(connection, platform.lake.pin(RECORDS))
-        events, purchases = connection.sql("SELECT count(*), count(*) FILTER (order_kind = 'order') FROM events").fetchall()[0]
-        if purchases:
+        events, wanted = connection.sql(
+            "SELECT count(*), count(*) FILTER (order_kind = 'order' OR account_id IS NOT NULL) FROM events"
+        ).fetchall()[0]
+        if wanted or (events and platform.settings.accounts.are == "people"):
             return
         if not events:
             low, high = connection.sql("SELECT min(occurred_at), max(occurred_at) FROM records WHERE kind = 'event'").fetchall()[
@@ -283,9 +327,9 @@ def check_purchases(platform: Platform) -> None:
         names = [
             name for (name,) in connection.sql("SELECT name FROM events GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 12").fetchall()
         ]
-    wanted = ", ".join(repr(name) for name in platform.settings.events.purchase)
+    purchases = ", ".join(repr(name) for name in platform.settings.events.purchase)
     raise StepFailed(
-        f"None of the {events:,} events is a purchase: `purchase` under [events] in the settings names {wanted}, "
+        f"None of the {events:,} events is a purchase or names an account: `purchase` under [events] in the settings names {purchases}, "
         f"but the most frequent events are {', '.join(repr(name) for name in names)}. "
         "Name the right one there and run again; what was loaded stays."
     )
