@@ -339,7 +339,7 @@ class Names:
     @classmethod
     def of(cls, catalogue: pl.DataFrame, day: date) -> Names:
         """The names of a catalogue."""
-        names = catalogue.select("product_id", reason=pl.format("bought with {}", "name"))
+        names = catalogue.select("product_id", reason=pl.format("goes with {}", "name"))
         reasons = pl.concat([pl.Series(["popular these days"]), names["reason"].rename("")])
         return cls(day, names["product_id"].to_arrow().cast(pa.string()), reasons.to_arrow().cast(pa.string()))
 

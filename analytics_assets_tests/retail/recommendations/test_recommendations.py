@@ -59,11 +59,11 @@ def test_each_product_is_listed_with_its_reason(shop):
     assert reasons(found, "ann", "buy_again")["tea"] == "bought 2 times, last on 2026-03-01"
     assert reasons(found, "bob", "buy_again")["nail"] == "bought on 2026-03-02"
     assert listed(found, "ann", "discover")[0] == "pot"
-    assert reasons(found, "ann", "discover")["pot"] == "bought with TEA"
+    assert reasons(found, "ann", "discover")["pot"] == "goes with TEA"
     assert listed(found, "bob", "discover")[0] == "hammer"
-    assert reasons(found, "bob", "discover")["hammer"] == "bought with NAIL"
+    assert reasons(found, "bob", "discover")["hammer"] == "goes with NAIL"
     page = rows["product_recommendations"].filter(pl.col("product_id") == "tea").sort("rank").row(0, named=True)
-    assert (page["related_product_id"], page["reason"]) == ("pot", "bought with TEA")
+    assert (page["related_product_id"], page["reason"]) == ("pot", "goes with TEA")
 
 
 def test_a_customer_without_a_product_gets_what_is_popular_these_days(shop):
