@@ -1,16 +1,11 @@
 -- One row per account with a paid or trial contract at the end of the cut-off: what was known of it then.
 -- Of more than $most accounts a sample is taken, by digest of their names.
-WITH known_turns AS (
-    SELECT account_id, turn_date, occurred_second, record_id, kind, amount, months
-    FROM turns
-    WHERE turn_date <= $cut_off AND known_at < $end_at
-),
-state AS (
+WITH state AS (
     SELECT
         account_id,
         kind,
         ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM known_turns
+    FROM told
     WHERE kind IN ('trial', 'billed', 'canceled')
 ),
 under_contract AS (
@@ -36,7 +31,7 @@ prices AS (
         amount,
         months,
         ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM known_turns
+    FROM told
     WHERE kind IN ('billed', 'upgraded', 'downgraded') AND amount IS NOT NULL
 ),
 changes AS (
@@ -44,21 +39,13 @@ changes AS (
         account_id,
         SUM(CASE WHEN kind = 'upgraded' THEN 1 ELSE 0 END) AS upgrades_90,
         SUM(CASE WHEN kind = 'downgraded' THEN 1 ELSE 0 END) AS downgrades_90
-    FROM known_turns
-    WHERE DATE_DIFF('day', turn_date, CAST($cut_off AS DATE)) < 90
+    FROM told
+    WHERE DATE_DIFF('day', event_date, CAST($cut_off AS DATE)) < 90
     GROUP BY account_id
-),
-known_records AS (
-    SELECT account_id, event_date, occurred_second, record_id, plan, seats
-    FROM account_records
-    WHERE
-        account_id IS NOT NULL
-        AND event_date <= $cut_off
-        AND COALESCE(received_at, occurred_at) < $end_at
 ),
 first_seen AS (
     SELECT account_id, MIN(event_date) AS first_date
-    FROM known_records
+    FROM told
     GROUP BY account_id
 ),
 plans AS (
@@ -66,7 +53,7 @@ plans AS (
         account_id,
         plan,
         ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM known_records
+    FROM told
     WHERE plan IS NOT NULL
 ),
 seats_named AS (
@@ -74,7 +61,7 @@ seats_named AS (
         account_id,
         seats,
         ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM known_records
+    FROM told
     WHERE seats IS NOT NULL
 ),
 days AS (

@@ -1,9 +1,9 @@
--- One row per account whose contract ended in the days after the cut-off, up to $until, as known before $known_before:
+-- One row per account whose contract ended in the days after the cut-off, up to $until:
 -- cancelled (a trial too), or not renewed within the days of grace.
 SELECT account_id AS subject_id
 FROM contracts
 WHERE ended_on > $cut_off AND ended_on <= $until
 UNION
 SELECT account_id AS subject_id
-FROM turns
-WHERE kind = 'canceled' AND turn_date > $cut_off AND turn_date <= $until AND known_at < $known_before
+FROM told
+WHERE kind = 'canceled' AND event_date > $cut_off AND event_date <= $until

@@ -2,9 +2,9 @@
 -- A purchase is a day with an order of more than zero. Of more than $most customers a sample is taken, by digest of their names.
 WITH known AS (
     SELECT p.customer_id, o.order_date, o.kind, o.currency, o.net_revenue
-    FROM known_orders AS o
+    FROM orders AS o
     INNER JOIN people AS p ON o.identity = p.identity
-    WHERE o.order_date <= $cut_off AND o.known_at < $end_at
+    WHERE o.order_date <= $cut_off AND COALESCE(o.received_at, o.ordered_at) < $end_at
 ),
 purchase_days AS (
     SELECT customer_id, order_date
