@@ -28,8 +28,6 @@ from analytics_assets.saas.churn.models import (
     deciles,
     fit,
     fit_sigmoid,
-    log_odds,
-    probability_of,
 )
 
 FOLDS = 3
@@ -222,7 +220,15 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
         except NotEnoughHistory:
             break
         pair = fit(inputs[learned], churned[learned])
-        tests += _tests(pair, inputs[tested], churned[tested], segments[tested], float(np.mean(churned[learned])), cut_off, max(ended) + timedelta(days=horizon_days))
+        tests += _tests(
+            pair,
+            inputs[tested],
+            churned[tested],
+            segments[tested],
+            float(np.mean(churned[learned])),
+            cut_off,
+            max(ended) + timedelta(days=horizon_days),
+        )
     candidate = winner(tests)
     sigmoid, tests = calibrated(tests, candidate)
     model = _model(fit(inputs, churned), candidate, sigmoid, inputs, churned, drivers, digest_of(rows, inputs))
@@ -286,7 +292,9 @@ def calibrated(tests: Sequence[Test], candidate: str) -> tuple[Sigmoid, list[Tes
     said = before(newest.said)
     base_rate_brier = newest.metrics[EVERYBODY].brier_of_base_rate
     metrics = metrics_of(said, newest.churned, 0.0).__dict__ | {"brier_of_base_rate": base_rate_brier}
-    under = Test(candidate, newest.cut_off, newest.trained_until, newest.metrics | {EVERYBODY: Metrics(**metrics)}, said, newest.churned)
+    under = Test(
+        candidate, newest.cut_off, newest.trained_until, newest.metrics | {EVERYBODY: Metrics(**metrics)}, said, newest.churned
+    )
     everything = (np.concatenate([test.said for test in mine]), np.concatenate([test.churned for test in mine]))
     return fit_sigmoid(*everything), [under if test is newest else test for test in tests]
 
@@ -331,7 +339,11 @@ def anchors(cut_off: date) -> list[date]:
 
 
 def serving(
-    challenger: Callable[[], Refit], refit_at: Callable[[date], Refit], cut_off: date, tested: pl.DataFrame, drivers: tuple[Driver, ...]
+    challenger: Callable[[], Refit],
+    refit_at: Callable[[date], Refit],
+    cut_off: date,
+    tested: pl.DataFrame,
+    drivers: tuple[Driver, ...],
 ) -> Serving:
     """The refit of the day if it passes the gate, else the last refit that passed.
 
@@ -386,19 +398,3 @@ def compared(new: Refit, old: Refit, tested: pl.DataFrame, drivers: tuple[Driver
     if ours.auc < theirs.auc - TOLERANCE_AUC or ours.brier > theirs.brier * (1 + TOLERANCE_BRIER):
         return False, f"worse than the last refit that passed: {beside}"
     return True, beside
-
-
-def real_churn(said: Floats, churned: Floats, bands: np.ndarray) -> list[tuple[str, int, float, float]]:
-    """Of each band: its name, subjects, mean probability and share that really churned."""
-    return [
-        (str(band), int(np.sum(there)), float(np.mean(said[there])), float(np.mean(churned[there])))
-        for band in sorted(set(bands))
-        for there in [bands == band]
-    ]
-
-
-def odds_against(said: Floats, base_rate: float) -> Floats:
-    """Odds of churn over those of the base rate."""
-    return np.exp(log_odds(said) - log_odds(np.array(base_rate)))
-
-

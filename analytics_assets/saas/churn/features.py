@@ -62,7 +62,11 @@ CUSTOMER_COLUMNS = (
     Column("monetary", "DECIMAL(18,2)", "Orders less refunds in the customer's main currency.", "currency", nullable=True),
     Column("currency", "VARCHAR", "The currency in which the customer ordered most often.", nullable=True),
     Column(
-        "relative_order_value", "DOUBLE", "Net revenue of an order over that of everybody's in the currency.", "ratio", nullable=True
+        "relative_order_value",
+        "DOUBLE",
+        "Net revenue of an order over that of everybody's in the currency.",
+        "ratio",
+        nullable=True,
     ),
 )
 COLUMNS: dict[Kind, tuple[Column, ...]] = {"account": ACCOUNT_COLUMNS, "customer": CUSTOMER_COLUMNS}
@@ -94,10 +98,17 @@ def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
     due = pl.col("days_to_renewal") + grace_days <= horizon_days
     seat_use = pl.col("peak_users_28") / pl.col("seats")
     return (
-        Driver("trial", {"trial": pl.col("trial")}, pl.when(pl.col("trial") == 1).then(pl.lit("on trial")).otherwise(pl.lit("paid contract"))),
+        Driver(
+            "trial",
+            {"trial": pl.col("trial")},
+            pl.when(pl.col("trial") == 1).then(pl.lit("on trial")).otherwise(pl.lit("paid contract")),
+        ),
         Driver(
             "renewal",
-            {"renewal_due": due.cast(pl.Float64).fill_null(0.0), "days_to_renewal": pl.col("days_to_renewal").clip(-30, 400) / 30},
+            {
+                "renewal_due": due.cast(pl.Float64).fill_null(0.0),
+                "days_to_renewal": pl.col("days_to_renewal").clip(-30, 400) / 30,
+            },
             pl.format("paid for another {} days", pl.col("days_to_renewal")).fill_null("no renewal date"),
         ),
         Driver(
@@ -126,7 +137,9 @@ def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
             },
             _change("events", "events", 14),
         ),
-        Driver("users", {"log_users": _log("user_days_28")}, pl.format("{} users on the busiest of 28 days", pl.col("peak_users_28"))),
+        Driver(
+            "users", {"log_users": _log("user_days_28")}, pl.format("{} users on the busiest of 28 days", pl.col("peak_users_28"))
+        ),
         Driver(
             "trend of users",
             {"trend_users_14": _trend("user_days", 14), "trend_users_28": _trend("user_days", 28)},
@@ -153,9 +166,7 @@ def customer_drivers() -> tuple[Driver, ...]:
     gap = (pl.col("tenure_days") - pl.col("recency_days")) / (pl.col("purchase_days") - 1)
     recent = {f"log_days_{days}": _log(f"purchase_days_{days}") for days in (30, 90, 180)}
     return (
-        Driver(
-            "recency", {"log_recency": _log("recency_days")}, pl.format("last purchase {} days ago", pl.col("recency_days"))
-        ),
+        Driver("recency", {"log_recency": _log("recency_days")}, pl.format("last purchase {} days ago", pl.col("recency_days"))),
         Driver(
             "frequency",
             {

@@ -51,9 +51,13 @@ class Histories:
         self.work = work
         churn = work.settings.churn
         last = work.window.last_day
-        horizon = max(churn.account_horizon_days, *(s.horizon_days for s in work.settings.training_sets if s.subjects == "accounts"), 0)
+        horizon = max(
+            churn.account_horizon_days, *(s.horizon_days for s in work.settings.training_sets if s.subjects == "accounts"), 0
+        )
         # Anchors lie a horizon, a step and three months back, their oldest cut-off a horizon and all steps before that.
-        oldest = work.window.first_day - timedelta(days=2 * horizon + (CUT_OFFS + 1) * step_days(horizon) + 31 * ANCHORS + USAGE_DAYS)
+        oldest = work.window.first_day - timedelta(
+            days=2 * horizon + (CUT_OFFS + 1) * step_days(horizon) + 31 * ANCHORS + USAGE_DAYS
+        )
         work.read(ORDERS, f"order_date <= '{last}'", in_memory=True)
         work.read(ACCOUNT_RECORDS, f"event_date <= '{last}'", in_memory=True)
         work.read(ACCOUNT_DAYS, f"event_date >= '{oldest}' AND event_date <= '{last}'", in_memory=True)
@@ -234,7 +238,14 @@ _TYPES = {"BIGINT": pl.Int64, "DOUBLE": pl.Float64, "VARCHAR": pl.String, "DECIM
 def _no_rows(kind: Kind) -> pl.DataFrame:
     features = {column.name: _TYPES[column.type] for column in COLUMNS[kind]}
     return pl.DataFrame(
-        schema={"subject_id": pl.String, **features, "kind": pl.String, "cut_off": pl.Date, "churned": pl.Boolean, "label_until": pl.Date}
+        schema={
+            "subject_id": pl.String,
+            **features,
+            "kind": pl.String,
+            "cut_off": pl.Date,
+            "churned": pl.Boolean,
+            "label_until": pl.Date,
+        }
     )
 
 
@@ -246,5 +257,3 @@ def _differences(found: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
     for name in found.columns[1:]:
         apart[name] = inside.select(pl.col(name).ne_missing(pl.col(f"{name}_known")).sum()).item()
     return pl.DataFrame({"column": list(apart), "subjects": list(apart.values())}).filter(pl.col("subjects") > 0)
-
-
