@@ -34,8 +34,8 @@ FOLDS = 3
 ANCHORS = 3
 # Fewer of either class and neither a fit nor an AUC says anything.
 FEWEST_OF_A_CLASS = 20
-# A refit replaces another when it is not worse by more than chance: on CDNOW and Online Retail AUC of neighbouring refits
-# at one cut-off differ by up to .005 and Brier scores by up to 1 %.
+# A refit replaces another when it is not worse by more than these, or by no more than chance (twice the standard error of the
+# difference on the same subjects). On CDNOW neighbouring refits differ by up to .005 and 1 %.
 TOLERANCE_AUC = 0.01
 TOLERANCE_BRIER = 0.02
 # Distance of said from real churn, over ten groups of equal size, beyond what chance alone gives a perfect model.
@@ -391,10 +391,27 @@ def compared(new: Refit, old: Refit, tested: pl.DataFrame, drivers: tuple[Driver
     newest = new.newest
     assert newest is not None, "a refit that passed has a test"
     tested = tested.sort("subject_id")
+    churned = tested["churned"].cast(pl.Float64).to_numpy()
     said = old.model.predict(inputs_of(drivers, tested))
-    theirs, ours = metrics_of(said, tested["churned"].cast(pl.Float64).to_numpy(), old.model.base_rate), newest.metrics[EVERYBODY]
+    theirs, ours = metrics_of(said, churned, old.model.base_rate), newest.metrics[EVERYBODY]
     assert theirs.auc is not None and ours.auc is not None, "a refit that passed was tested on both classes"
     beside = f"{new.reason} (refit of {old.anchor}: AUC {theirs.auc:.4f}, Brier {theirs.brier:.4f})"
-    if ours.auc < theirs.auc - TOLERANCE_AUC or ours.brier > theirs.brier * (1 + TOLERANCE_BRIER):
+    squared = (newest.said - churned) ** 2 - (said - churned) ** 2
+    brier_error = float(np.std(squared) / np.sqrt(len(squared)))
+    ranks_worse = theirs.auc - ours.auc > max(TOLERANCE_AUC, 2 * _auc_difference_error(newest.said, said, churned))
+    if ranks_worse or ours.brier - theirs.brier > max(TOLERANCE_BRIER * theirs.brier, 2 * brier_error):
         return False, f"worse than the last refit that passed: {beside}"
     return True, beside
+
+
+def _auc_difference_error(one: Floats, other: Floats, churned: Floats) -> float:
+    """Standard error of the difference of two AUCs on the same subjects (DeLong, DeLong and Clarke-Pearson 1988)."""
+    from scipy.stats import rankdata
+
+    variance = 0.0
+    positive = churned > 0
+    for mine, theirs in ((positive, ~positive), (~positive, positive)):
+        # Share of the other class that lies below a subject, ties counting half.
+        below = [(rankdata(said)[mine] - rankdata(said[mine])) / np.sum(theirs) for said in (one, other)]
+        variance += float(np.var(below[0] - below[1], ddof=1)) / int(np.sum(mine))
+    return float(np.sqrt(variance))

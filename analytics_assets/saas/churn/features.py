@@ -122,41 +122,49 @@ def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
             {"upgrades": _log("upgrades_90"), "downgrades": _log("downgrades_90")},
             pl.format("{} upgrades, {} downgrades in 90 days", pl.col("upgrades_90"), pl.col("downgrades_90")),
         ),
+        # Inputs that go together by nature are one driver: apart, a model plays them off against each other.
         Driver(
-            "events",
-            {"log_events": _log("events_28"), "log_sessions": _log("sessions_28"), "active_days": pl.col("active_days_28")},
-            pl.format("{} events on {} of 28 days", pl.col("events_28"), pl.col("active_days_28")),
+            "use",
+            {
+                "log_events": _log("events_28"),
+                "log_sessions": _log("sessions_28"),
+                "log_users": _log("user_days_28"),
+                "active_days": pl.col("active_days_28"),
+                "log_idle": _log("idle_days"),
+            },
+            pl.format(
+                "{} events on {} of 28 days, last {} days ago", pl.col("events_28"), pl.col("active_days_28"), pl.col("idle_days")
+            ),
         ),
         Driver(
-            "trend of events",
+            "trend of use",
             {
                 "trend_events_7": _trend("events", 7),
                 "trend_events_14": _trend("events", 14),
                 "trend_events_28": _trend("events", 28),
                 "trend_sessions": _trend("sessions", 14),
+                "trend_users_14": _trend("user_days", 14),
+                "trend_users_28": _trend("user_days", 28),
             },
-            _change("events", "events", 14),
-        ),
-        Driver(
-            "users", {"log_users": _log("user_days_28")}, pl.format("{} users on the busiest of 28 days", pl.col("peak_users_28"))
-        ),
-        Driver(
-            "trend of users",
-            {"trend_users_14": _trend("user_days", 14), "trend_users_28": _trend("user_days", 28)},
-            _change("active users", "user_days", 14),
+            pl.format("{}, {}", _change("events", "events", 14), _change("active users", "user_days", 14)),
         ),
         Driver(
             "features",
-            {"features": _log("feature_days_28") - _log("active_days_28")},
-            pl.format("{} features a day with events", (pl.col("feature_days_28") / pl.col("active_days_28").clip(1)).round(1)),
+            {
+                "features": _log("feature_days_28") - _log("active_days_28"),
+                "trend_features": _trend("feature_days", 14) - _trend("events", 14),
+            },
+            pl.format(
+                "{} features a day, {}",
+                (pl.col("feature_days_28") / pl.col("active_days_28").clip(1)).round(1),
+                _change("features used", "feature_days", 14),
+            ),
         ),
-        Driver("trend of features", {"trend_features": _trend("feature_days", 14)}, _change("features used", "feature_days", 14)),
         Driver(
             "seats",
             {"seat_use": seat_use.clip(0, 2), "log_seats": _log("seats")},
             pl.format("{} of {} seats used", pl.col("peak_users_28"), pl.col("seats")).fill_null("no seats named"),
         ),
-        Driver("idle", {"log_idle": _log("idle_days")}, pl.format("last used {} days ago", pl.col("idle_days"))),
     )
 
 

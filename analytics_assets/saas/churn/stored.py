@@ -52,7 +52,7 @@ def load(folder: Path, model_id: str) -> Model:
         found = model.model_id
     except FileNotFoundError:
         raise ModelFileError(f"{path}: there is no such model. It is made again from the data.") from None
-    except Exception as error:  # noqa: BLE001 - a damaged archive can fail in any way
+    except Exception as error:
         raise ModelFileError(f"{path}: damaged or foreign ({type(error).__name__}: {error}). {remedy}") from None
     if found != model_id:
         raise ModelFileError(f"{path}: holds the model {found}. {remedy}")
