@@ -22,15 +22,16 @@ from sqlglot.optimizer.qualify import qualify
 
 import analytics_assets
 from analytics_assets.definitions import PUBLISHED
-from analytics_assets.events.tables import RECORDS
+from analytics_assets.events.tables import ACCOUNT_RECORDS, RECORDS
 from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
+from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
 from analytics_assets.settings import Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
 
 ROOT = Path(analytics_assets.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.sql") if not file.name.endswith(".duckdb.sql"))
-TABLES = {table.name: table for table in [RECORDS, *PUBLISHED]}
+TABLES = {table.name: table for table in [RECORDS, ACCOUNT_RECORDS, ACCOUNT_DAYS, *PUBLISHED]}
 ROWS = 150
 """Rows drawn for each table; rows that repeat a key are left out."""
 PARAMETERS: dict[str, Any] = {
@@ -55,6 +56,11 @@ PARAMETERS: dict[str, Any] = {
     "trait": "trait 1",
     "below": "c",
     "cohort_by": "first order month",
+    "cut_off": date(2026, 3, 29),
+    "known_before": datetime(2026, 3, 31, tzinfo=UTC),
+    "most": 8,
+    "grace_days": 1,
+    "people_are_accounts": False,
 }
 
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
