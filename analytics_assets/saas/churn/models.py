@@ -96,14 +96,22 @@ def fit_sigmoid(probability: Floats, churned: Floats) -> Sigmoid:
     positive, negative = float(np.sum(churned)), float(np.sum(1 - churned))
     target = np.where(churned > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
     x = np.column_stack([np.ones(len(probability)), log_odds(probability)])
+
+    def loss(parameters: Floats) -> float:
+        odds = x @ parameters
+        return float(np.sum(np.logaddexp(0, odds) - target * odds))
+
     parameters = np.array([0.0, 1.0])
     for _ in range(STEPS):
         expected = probability_of(x @ parameters)
         curvature = (x * (expected * (1 - expected))[:, None]).T @ x + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, x.T @ (target - expected))
-        parameters = parameters + np.clip(step, -2, 2)
         if np.max(np.abs(step)) < 1e-10:
             break
+        # A whole step can overshoot where most probabilities are near 0 or 1.
+        while loss(parameters + step) > loss(parameters) and np.max(np.abs(step)) > 1e-12:
+            step = step / 2
+        parameters = parameters + step
     return Sigmoid(round(float(parameters[0]), 10), round(float(parameters[1]), 10))
 
 
