@@ -14,7 +14,7 @@ import pyarrow as pa
 from analytics_assets.activation.generations import Channel
 from analytics_assets.saas.churn.backtest import EVERYBODY, NotEnoughHistory, Refit, Serving, Test
 from analytics_assets.saas.churn.features import COLUMNS, KINDS, Driver, Kind, inputs_of
-from analytics_assets.saas.churn.histories import Histories, Label
+from analytics_assets.saas.churn.histories import NO_LEAKS, Histories, Label
 from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length
 from analytics_assets.saas.churn.models import Model, log_odds, population_stability, shares_in
 from analytics_assets.saas.churn.plots import plot_models, plot_scores
@@ -75,7 +75,7 @@ def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
             if kind in histories.kinds:
                 cut_offs = rows["cut_off"].n_unique()
                 work.metadata[f"{kind}s"] = (
-                    f"{rows.height:,} rows of {cut_offs} cut-offs, {rows['churned'].mean():.1%} churned"
+                    f"{rows.height:,} rows of {cut_offs} cut-offs, {rows['churned'].sum() / rows.height:.1%} churned"
                     if rows.height
                     else f"not enough history: no {kind} whose next {label.horizon_days} days have passed"
                 )
@@ -153,7 +153,7 @@ def _no_model(day: date, kind: Kind, reason: str) -> dict[str, Any]:
 
 
 def _model_rows(served: Serving) -> list[dict[str, Any]]:
-    found = {}
+    found: dict[date, dict[str, Any]] = {}
     for one, (accepted, reason) in zip(served.examined, served.verdicts, strict=True):
         # The day itself may be the start of a month: one refit, looked at once.
         found.setdefault(one.anchor, {
@@ -277,10 +277,10 @@ def serving_model(work: Work, refits: Refits, kind: Kind, day: date) -> tuple[st
     row = work.connection.execute(
         "SELECT model_id, reason FROM churn_models WHERE as_of_date = $day AND kind = $kind ORDER BY serves DESC, anchor DESC LIMIT 1",
         {"day": day, "kind": kind},
-    ).fetchone()
-    if row is None or row[0] == "none":
-        return (row[1] if row else "no model of the day"), None
-    model_id, reason = row
+    ).fetchall()
+    if not row or row[0][0] == "none":
+        return (row[0][1] if row else "no model of the day"), None
+    ((model_id, reason),) = row
     try:
         return reason, load(_models_folder(work), model_id)
     except ModelFileError as error:
@@ -381,7 +381,7 @@ def training_sets(work: Work) -> Mapping[str, pa.Table]:
     Read it as input for models of your own: whatever you fit on it has seen nothing that was not known at the cut-off.
     """
     histories = Histories(work)
-    found, leaks = [], [histories.leaks(histories.churn(kind), work.window.first_day).clear() for kind in KINDS]
+    found, leaks = [], [NO_LEAKS]
     for named in work.settings.training_sets:
         for day in work.days:
             label = Label("account" if named.subjects == "accounts" else "customer", named.horizon_days, named)

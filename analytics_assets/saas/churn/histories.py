@@ -32,6 +32,9 @@ CUT_OFFS = 12
 """Cut-offs of a training set: four horizons and two thirds, enough for three tests whose windows do not overlap."""
 USAGE_DAYS = 56
 EVERYBODY = 2**62
+NO_LEAKS = pl.DataFrame(
+    schema={"column": pl.String, "subjects": pl.Int64, "cut_off": pl.Date, "kind": pl.String, "as_of_date": pl.Date}
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,8 @@ class Histories:
         work.read(ACCOUNT_DAYS, f"event_date >= '{oldest}' AND event_date <= '{last}'", in_memory=True)
         self.people_are_accounts = work.settings.accounts.are == "people"
         # A shop has no accounts and most SaaS companies no orders: what a home lacks costs nothing.
-        self.kinds: list[Kind] = [
-            kind for kind, table in (("account", "account_records"), ("customer", "orders")) if work.connection.sql(f"FROM {table} LIMIT 1").fetchall()
-        ]  # fmt: skip
+        tables: dict[Kind, str] = {"account": "account_records", "customer": "orders"}
+        self.kinds = [kind for kind, table in tables.items() if work.connection.sql(f"FROM {table} LIMIT 1").fetchall()]
         self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._labels: dict[tuple[Label, date, date], pl.DataFrame] = {}
 
@@ -140,10 +142,8 @@ class Histories:
                     known.register(name, self.work.connection.sql(query, params=used).to_arrow_table())
                 truth = self._features_at(label.kind, cut_off, self.work.settings.churn.training_subjects, known, who)
             found.append(_differences(self._features[label.kind, cut_off], truth).with_columns(cut_off=pl.lit(cut_off)))
-        columns = {"column": pl.String, "subjects": pl.Int64, "cut_off": pl.Date}
-        return pl.concat([pl.DataFrame(schema=columns), *(part.cast(columns) for part in found)]).with_columns(
-            kind=pl.lit(label.kind), as_of_date=pl.lit(day)
-        )
+        told = [part.with_columns(kind=pl.lit(label.kind), as_of_date=pl.lit(day)).cast(NO_LEAKS.schema) for part in found]
+        return pl.concat([NO_LEAKS, *told])
 
     def _maps(self, days: Sequence[date]) -> Any:
         return (rows for rows, _ in maps_as_of(self.work, days)) if days else iter(())
@@ -232,7 +232,7 @@ def _named(who: pl.DataFrame) -> pl.DataFrame:
     return who.filter(named).select("identity", "customer_id")
 
 
-_TYPES = {"BIGINT": pl.Int64, "DOUBLE": pl.Float64, "VARCHAR": pl.String, "DECIMAL(18,2)": pl.Decimal(18, 2)}
+_TYPES: dict[str, Any] = {"BIGINT": pl.Int64, "DOUBLE": pl.Float64, "VARCHAR": pl.String, "DECIMAL(18,2)": pl.Decimal(18, 2)}
 
 
 def _no_rows(kind: Kind) -> pl.DataFrame:

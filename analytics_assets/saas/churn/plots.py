@@ -22,16 +22,23 @@ def plot_models(work: Work, rows: pa.Table) -> bytes:
     tenths = outcomes.filter(pl.col("subjects_are").str.starts_with("tenth"))
     bands = outcomes.filter(pl.col("subjects_are").is_in(_BANDS))
     percent = alt.Axis(format="%")
-    diagonal = alt.Chart(pl.DataFrame({"said": [0.0, 1.0], "came_true": [0.0, 1.0]})).mark_line(strokeDash=[4, 4], color="grey")
-    reliability = alt.Chart(tenths).mark_line(point=True).encode(
-        alt.X("said:Q", title="probability said", axis=percent), alt.Y("came_true:Q", title="really churned", axis=percent), alt.Color("kind:N", title=None)
-    )  # fmt: skip
+    right = pl.DataFrame({"kind": ["as said"] * 2, "said": [0.0, 1.0], "came_true": [0.0, 1.0]})
+    points = pl.concat([tenths.select(right.columns), right])
+    reliability = (
+        alt.Chart(points)
+        .mark_line()
+        .encode(
+            alt.X("said:Q", title="probability said", axis=percent),
+            alt.Y("came_true:Q", title="really churned", axis=percent),
+            alt.Color("kind:N", title=None),
+        )
+    )
     by_band = alt.Chart(bands).mark_bar().encode(
         alt.X("subjects_are:N", title="band", sort=_BANDS), alt.Y("came_true:Q", title="really churned", axis=percent),
         alt.XOffset("kind:N"), alt.Color("kind:N", title=None),
     )  # fmt: skip
     return _png(
-        (diagonal + reliability).properties(title=f"Reliability ({work.window.last_day})", width=260, height=220)
+        reliability.properties(title=f"Reliability ({work.window.last_day})", width=260, height=220)
         | by_band.properties(title="Real churn by band", width=220, height=220)
     )
 

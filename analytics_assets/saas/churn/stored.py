@@ -26,7 +26,7 @@ class ModelFileError(Exception):
 
 def store(folder: Path, model: Model, card: Mapping[str, Any]) -> Path:
     """Write a model and its card under its id, once: equal ids are equal models. Each file appears whole or not at all."""
-    import skops.io
+    import skops.io  # type: ignore[import-untyped]
 
     path = folder / f"{model.model_id}.skops"
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def load(folder: Path, model_id: str) -> Model:
     Raises:
         ModelFileError: it is missing, cannot be read, has types that are not trusted, or is another model.
     """
-    import skops.io
+    import skops.io  # type: ignore[import-untyped]
 
     path = folder / f"{model_id}.skops"
     remedy = "It is made again from the data; remove the file if you did not put it there."
