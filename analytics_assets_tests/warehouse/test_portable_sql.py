@@ -223,13 +223,18 @@ def test_file_stays_in_the_portable_subset(file: Path):
 
 _DRAW = "CAST(md5_number('{column} ' || i) % 1000003 AS BIGINT)"
 """A number below a million for each row, the same on every machine."""
-_KINDS = {"records": "['event', 'event', 'set', 'alias']", "identities": "['named', 'named', 'anonymous', 'blocked']"}
+_KINDS = {
+    "records": "['event', 'event', 'set', 'alias']",
+    "identities": "['named', 'named', 'anonymous', 'blocked']",
+    "account_records": "['billed', 'billed', 'trial', 'canceled']",
+}
 _KINDS_OF_ORDERS = "['order', 'order', 'order', 'refund']"
 # Small pools, so that joins find partners, keys repeat across tables, and times tie.
 _POOLS = {
     "identity": "'person ' || {r} % 12",
     "other_identity": "'person ' || {r} % 12",
     "customer_id": "'person ' || {r} % 12",
+    "account_id": "'account ' || {r} % 12",
     "event_id": "'event ' || {r} % 120",
     "product_id": "'sku ' || {r} % 5",
     "trait": "'trait ' || {r} % 2",
@@ -246,6 +251,7 @@ _OF_TYPE = {
     "BIGINT": "{r} % 9 - 2",
     "DOUBLE": "({r} % 2001 - 1000) / 8",
     "DECIMAL(18,2)": "({r} % 20001 - 5000) / 100",
+    "DECIMAL(9,4)": "1 + {r} % 3",
     "DECIMAL(18,4)": "({r} % 40001 - 10000) / 1000",
     "DATE": "DATE '2026-03-28' + CAST({r} % 4 AS INTEGER)",
     "TIMESTAMPTZ": "to_timestamp(1774656000 + {r} % 100 * 3000)",
@@ -324,11 +330,21 @@ def _rows(table: pa.Table) -> Counter[tuple[Any, ...]]:
     return Counter(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
+_GIVEN = {
+    "users": "SELECT DISTINCT identity, 'user ' || customer_id AS user_id FROM identities WHERE as_of_date = DATE '2026-03-30'",
+    "later_people": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-31'",
+    "named_events": "SELECT DISTINCT name FROM events",
+}
+"""What code hands to a file, as a query."""
+
+
 def _register_intermediates(file: Path, tables: duckdb.DuckDBPyConnection) -> None:
     """Make what a file reads beside stored tables: the rows of the file of that name in its folder."""
     tables.register(SEGMENT_OF_SCORES.name, segment_of_scores(Segments().rules))
     for name in _table_names(sqlglot.parse_one(file.read_text(encoding="utf-8"), read="duckdb")):
-        if name.removeprefix("lake_") not in TABLES and name != SEGMENT_OF_SCORES.name:
+        if name in _GIVEN:
+            tables.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_GIVEN[name]}")
+        elif name.removeprefix("lake_") not in TABLES and name != SEGMENT_OF_SCORES.name:
             intermediate = min((other for other in FILES if other.stem == name), key=lambda other: other.parent != file.parent)
             _register_intermediates(intermediate, tables)
             tables.register(name, run(tables, intermediate, PARAMETERS).to_arrow_table())

@@ -40,7 +40,7 @@ changes AS (
         SUM(CASE WHEN kind = 'upgraded' THEN 1 ELSE 0 END) AS upgrades_90,
         SUM(CASE WHEN kind = 'downgraded' THEN 1 ELSE 0 END) AS downgrades_90
     FROM told
-    WHERE DATE_DIFF('day', event_date, CAST($cut_off AS DATE)) < 90
+    WHERE DATE_DIFF('day', CAST(event_date AS DATE), CAST($cut_off AS DATE)) < 90
     GROUP BY account_id
 ),
 first_seen AS (
@@ -108,9 +108,9 @@ SELECT
         WHEN s.trial = 0 AND COALESCE(r.months, s.months) > 0
             THEN CAST(ROUND(CAST(r.amount AS DOUBLE) / CAST(COALESCE(r.months, s.months) AS DOUBLE), 2) AS DECIMAL(18, 2))
     END AS mrr,
-    DATE_DIFF('day', f.first_date, CAST($cut_off AS DATE)) AS account_age_days,
+    DATE_DIFF('day', CAST(f.first_date AS DATE), CAST($cut_off AS DATE)) AS account_age_days,
     COALESCE(s.bills - 1, 0) AS renewals,
-    DATE_DIFF('day', CAST($cut_off AS DATE), s.paid_through) AS days_to_renewal,
+    DATE_DIFF('day', CAST($cut_off AS DATE), CAST(s.paid_through AS DATE)) AS days_to_renewal,
     COALESCE(c.upgrades_90, 0) AS upgrades_90,
     COALESCE(c.downgrades_90, 0) AS downgrades_90,
     COALESCE(u.events_7, 0) AS events_7,

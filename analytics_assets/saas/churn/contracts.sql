@@ -23,7 +23,7 @@ bills AS (
 numbered AS (
     SELECT
         *,
-        SUM(CASE WHEN paid_before IS NULL OR event_date > paid_before + CAST($grace_days AS INTEGER) THEN 1 ELSE 0 END) OVER (
+        SUM(CASE WHEN paid_before IS NULL OR event_date > paid_before + CAST(ROUND($grace_days) AS INTEGER) THEN 1 ELSE 0 END) OVER (
             PARTITION BY account_id ORDER BY occurred_second, record_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
         ) AS contract,
         ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second, record_id) AS place
@@ -59,8 +59,8 @@ SELECT
     COALESCE(n.months, 1) AS months,
     s.paid_through,
     CASE
-        WHEN c.canceled_on <= s.paid_through + CAST($grace_days AS INTEGER) THEN c.canceled_on
-        WHEN s.paid_through + CAST($grace_days AS INTEGER) <= $as_of THEN s.paid_through + CAST($grace_days AS INTEGER)
+        WHEN c.canceled_on <= s.paid_through + CAST(ROUND($grace_days) AS INTEGER) THEN c.canceled_on
+        WHEN s.paid_through + CAST(ROUND($grace_days) AS INTEGER) <= $as_of THEN s.paid_through + CAST(ROUND($grace_days) AS INTEGER)
     END AS ended_on
 FROM spans AS s
 INNER JOIN numbered AS n ON s.account_id = n.account_id AND s.last_place = n.place

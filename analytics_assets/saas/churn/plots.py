@@ -38,8 +38,7 @@ def plot_models(work: Work, rows: pa.Table) -> bytes:
         alt.XOffset("kind:N"), alt.Color("kind:N", title=None),
     )  # fmt: skip
     return _png(
-        reliability.properties(title=f"Reliability ({work.window.last_day})", width=260, height=220)
-        | by_band.properties(title="Real churn by band", width=220, height=220)
+        _drawn(reliability, tenths, f"Reliability ({work.window.last_day})") | _drawn(by_band, bands, "Real churn by band")
     )
 
 
@@ -56,9 +55,17 @@ def plot_scores(work: Work, rows: pa.Table) -> bytes:
     )  # fmt: skip
     by_move = alt.Chart(moves).mark_bar().encode(alt.X("subjects:Q", title="subjects"), alt.Y("move:N", title=None))
     return _png(
-        spread.properties(title=f"Scores ({work.window.last_day})", width=260, height=220)
-        | by_move.properties(title="What moved since the day before", width=220, height=220)
+        _drawn(spread, today, f"Scores ({work.window.last_day})") | _drawn(by_move, moves, "What moved since the day before")
     )
+
+
+def _drawn(chart: Any, rows: pl.DataFrame, title: str) -> Any:
+    """The chart, or a sentence where there is nothing to draw."""
+    import altair as alt
+
+    if rows.is_empty():
+        chart = alt.Chart(pl.DataFrame({"text": ["nothing to show yet"]})).mark_text().encode(text="text:N")
+    return chart.properties(title=title, width=260, height=220)
 
 
 def _png(chart: Any) -> bytes:

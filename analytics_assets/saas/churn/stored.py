@@ -42,7 +42,7 @@ def load(folder: Path, model_id: str) -> Model:
     Raises:
         ModelFileError: it is missing, cannot be read, has types that are not trusted, or is another model.
     """
-    import skops.io  # type: ignore[import-untyped]
+    import skops.io
 
     path = folder / f"{model_id}.skops"
     remedy = "It is made again from the data; remove the file if you did not put it there."
