@@ -56,7 +56,7 @@ PARAMETERS: dict[str, Any] = {
     "trait": "trait 1",
     "below": "c",
     "cohort_by": "first order month",
-    "cut_off": date(2026, 3, 29),
+    "cut_off": date(2026, 3, 28),
     "known_before": datetime(2026, 3, 31, tzinfo=UTC),
     "most": 8,
     "grace_days": 1,
