@@ -56,8 +56,9 @@ PARAMETERS: dict[str, Any] = {
     "trait": "trait 1",
     "below": "c",
     "cohort_by": "first order month",
-    "cut_off": date(2026, 3, 28),
-    "known_before": datetime(2026, 3, 31, tzinfo=UTC),
+    "cut_off": date(2026, 3, 29),
+    "label_until": date(2026, 3, 31),
+    "known_before": datetime(2026, 4, 2, tzinfo=UTC),
     "most": 8,
     "grace_days": 1,
     "people_are_accounts": False,
@@ -226,7 +227,7 @@ _DRAW = "CAST(md5_number('{column} ' || i) % 1000003 AS BIGINT)"
 _KINDS = {
     "records": "['event', 'event', 'set', 'alias']",
     "identities": "['named', 'named', 'anonymous', 'blocked']",
-    "account_records": "['billed', 'billed', 'trial', 'canceled']",
+    "account_records": "['billed', 'trial', 'canceled', 'canceled']",
 }
 _KINDS_OF_ORDERS = "['order', 'order', 'order', 'refund']"
 # Small pools, so that joins find partners, keys repeat across tables, and times tie.

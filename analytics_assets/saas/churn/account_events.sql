@@ -16,5 +16,5 @@ LEFT JOIN users AS u ON e.identity = u.identity
 LEFT JOIN named AS n ON u.user_id = n.user_id AND n.place = 1
 WHERE
     e.event_date > $cut_off
-    AND e.event_date <= $until
+    AND e.event_date <= $label_until
     AND COALESCE(e.received_at, e.occurred_at) < $known_before

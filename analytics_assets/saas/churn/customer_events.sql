@@ -6,7 +6,7 @@ WITH doers AS (
     INNER JOIN later_people AS l ON e.identity = l.identity
     WHERE
         e.event_date > $cut_off
-        AND e.event_date <= $until
+        AND e.event_date <= $label_until
         AND COALESCE(e.received_at, e.occurred_at) < $known_before
 )
 SELECT DISTINCT p.customer_id AS subject_id

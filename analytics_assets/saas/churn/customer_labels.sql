@@ -1,4 +1,4 @@
--- One row per customer of the cut-off who bought in the days after it, up to $until, as known before $known_before.
+-- One row per customer of the cut-off who bought in the days after it, up to $label_until, as known before $known_before.
 -- Purchases of any identity count that was known to be theirs by then, also those joined to them after the cut-off.
 WITH buyers AS (
     SELECT DISTINCT l.customer_id
@@ -8,7 +8,7 @@ WITH buyers AS (
         o.kind = 'order'
         AND o.net_revenue > 0
         AND o.order_date > $cut_off
-        AND o.order_date <= $until
+        AND o.order_date <= $label_until
         AND COALESCE(o.received_at, o.ordered_at) < $known_before
 )
 SELECT DISTINCT p.customer_id AS subject_id

@@ -209,7 +209,7 @@ class Histories:
             self._register(who)
             until = cut_off + timedelta(days=label.horizon_days)
             rows = self.work.sql(
-                file, cut_off=cut_off, until=until, end_at=self.end_of(cut_off), known_before=self.end_of(day),
+                file, cut_off=cut_off, label_until=until, end_at=self.end_of(cut_off), known_before=self.end_of(day),
                 people_are_accounts=self.people_are_accounts,
             )  # fmt: skip
             self._labels[label, cut_off, day] = rows.pl().drop_nulls().with_columns(there=pl.lit(True))
