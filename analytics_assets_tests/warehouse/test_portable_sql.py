@@ -227,7 +227,7 @@ _DRAW = "CAST(md5_number('{column} ' || i) % 1000003 AS BIGINT)"
 _KINDS = {
     "records": "['event', 'event', 'set', 'alias']",
     "identities": "['named', 'named', 'anonymous', 'blocked']",
-    "account_records": "['billed', 'trial', 'canceled', 'canceled']",
+    "account_records": "['billed', 'billed', 'canceled', 'canceled']",
 }
 _KINDS_OF_ORDERS = "['order', 'order', 'order', 'refund']"
 # Small pools, so that joins find partners, keys repeat across tables, and times tie.
@@ -235,7 +235,7 @@ _POOLS = {
     "identity": "'person ' || {r} % 12",
     "other_identity": "'person ' || {r} % 12",
     "customer_id": "'person ' || {r} % 12",
-    "account_id": "'account ' || {r} % 12",
+    "account_id": "'account ' || {r} % 40",
     "event_id": "'event ' || {r} % 120",
     "product_id": "'sku ' || {r} % 5",
     "trait": "'trait ' || {r} % 2",
