@@ -252,7 +252,7 @@ _OF_TYPE = {
     "BIGINT": "{r} % 9 - 2",
     "DOUBLE": "({r} % 2001 - 1000) / 8",
     "DECIMAL(18,2)": "({r} % 20001 - 5000) / 100",
-    "DECIMAL(9,4)": "1 + {r} % 3",
+    "DECIMAL(9,4)": "{r} % 5 / 30",
     "DECIMAL(18,4)": "({r} % 40001 - 10000) / 1000",
     "DATE": "DATE '2026-03-28' + CAST({r} % 4 AS INTEGER)",
     "TIMESTAMPTZ": "to_timestamp(1774656000 + {r} % 100 * 3000)",
