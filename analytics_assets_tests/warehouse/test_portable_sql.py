@@ -34,8 +34,6 @@ FILES = sorted(file for file in ROOT.rglob("*.sql") if not file.name.endswith(".
 TABLES = {table.name: table for table in [RECORDS, ACCOUNT_RECORDS, ACCOUNT_DAYS, *PUBLISHED]}
 ROWS = 150
 """Rows drawn for each table; rows that repeat a key are left out."""
-ROWS_OF = {"account_records": 600}
-"""More where few rows are turns of a contract that had been received."""
 PARAMETERS: dict[str, Any] = {
     "as_of": date(2026, 3, 30),
     "first_day": date(2026, 3, 28),
@@ -239,6 +237,7 @@ _POOLS = {
     "customer_id": "'person ' || {r} % 12",
     "account_id": "'account ' || {r} % 40",
     "event_id": "'event ' || {r} % 120",
+    "record_id": "'record ' || {r} % 1000",
     "product_id": "'sku ' || {r} % 5",
     "trait": "'trait ' || {r} % 2",
     "order_date": "DATE '2026-03-28' + CAST({r} % 4 - {r} // 4 % 4 // 3 * 31 AS INTEGER)",
@@ -279,7 +278,7 @@ def tables() -> Iterator[duckdb.DuckDBPyConnection]:
             columns = ", ".join(_drawn(table, column) for column in table.columns)
             key = ", ".join(table.key)
             connection.execute(
-                f"""CREATE TABLE {table.name} AS SELECT * EXCLUDE (i) FROM (SELECT i, {columns} FROM range({ROWS_OF.get(table.name, ROWS)}) AS t(i))
+                f"""CREATE TABLE {table.name} AS SELECT * EXCLUDE (i) FROM (SELECT i, {columns} FROM range({ROWS}) AS t(i))
                 QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY i) = 1"""
             )
             connection.execute(f"CREATE VIEW lake_{table.name} AS FROM {table.name}")
