@@ -23,7 +23,7 @@ from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.kissmetrics import write_export
 from analytics_assets.simulation.retailer import Retailer, simulate
-from analytics_assets_tests.benchmarks import affinity, batch, landing, ltv, recommendations, suite
+from analytics_assets_tests.benchmarks import affinity, batch, churn, landing, ltv, recommendations, suite
 from analytics_assets_tests.benchmarks.big_shop import BigShop
 from analytics_assets_tests.benchmarks.comparison import Comparison
 
@@ -84,6 +84,7 @@ def _measured(folder: Path, console: Console) -> Iterator[Comparison]:
 def _standings() -> Iterator[str]:
     """What the models reach on data sets that others have measured, as far as these are there."""
     yield from ltv.accuracy()
+    yield from churn.accuracy()
     tested = list(recommendations.online_retail(ltv.ONLINE_RETAIL)) if ltv.ONLINE_RETAIL.exists() else []
     if path := recommendations.movielens_path():
         tested.append(recommendations.movielens(path))

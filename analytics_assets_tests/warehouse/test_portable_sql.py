@@ -22,15 +22,16 @@ from sqlglot.optimizer.qualify import qualify
 
 import analytics_assets
 from analytics_assets.definitions import PUBLISHED
-from analytics_assets.events.tables import RECORDS
+from analytics_assets.events.tables import ACCOUNT_RECORDS, RECORDS
 from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
+from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
 from analytics_assets.settings import Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
 
 ROOT = Path(analytics_assets.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.sql") if not file.name.endswith(".duckdb.sql"))
-TABLES = {table.name: table for table in [RECORDS, *PUBLISHED]}
+TABLES = {table.name: table for table in [RECORDS, ACCOUNT_RECORDS, ACCOUNT_DAYS, *PUBLISHED]}
 ROWS = 150
 """Rows drawn for each table; rows that repeat a key are left out."""
 PARAMETERS: dict[str, Any] = {
@@ -55,6 +56,12 @@ PARAMETERS: dict[str, Any] = {
     "trait": "trait 1",
     "below": "c",
     "cohort_by": "first order month",
+    "cut_off": date(2026, 3, 29),
+    "label_until": date(2026, 3, 31),
+    "known_before": datetime(2026, 4, 2, tzinfo=UTC),
+    "most": 8,
+    "grace_days": 1,
+    "people_are_accounts": False,
 }
 
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -217,14 +224,20 @@ def test_file_stays_in_the_portable_subset(file: Path):
 
 _DRAW = "CAST(md5_number('{column} ' || i) % 1000003 AS BIGINT)"
 """A number below a million for each row, the same on every machine."""
-_KINDS = {"records": "['event', 'event', 'set', 'alias']", "identities": "['named', 'named', 'anonymous', 'blocked']"}
+_KINDS = {
+    "records": "['event', 'event', 'set', 'alias']",
+    "identities": "['named', 'named', 'anonymous', 'blocked']",
+    "account_records": "['billed', 'billed', 'trial', 'canceled']",
+}
 _KINDS_OF_ORDERS = "['order', 'order', 'order', 'refund']"
 # Small pools, so that joins find partners, keys repeat across tables, and times tie.
 _POOLS = {
     "identity": "'person ' || {r} % 12",
     "other_identity": "'person ' || {r} % 12",
     "customer_id": "'person ' || {r} % 12",
+    "account_id": "'account ' || {r} % 40",
     "event_id": "'event ' || {r} % 120",
+    "record_id": "'record ' || {r} % 1000",
     "product_id": "'sku ' || {r} % 5",
     "list": "['buy_again', 'discover'][1 + {r} % 2]",
     "model": "['ease', 'popular'][1 + {r} % 2]",
@@ -242,6 +255,7 @@ _OF_TYPE = {
     "BIGINT": "{r} % 9 - 2",
     "DOUBLE": "({r} % 2001 - 1000) / 8",
     "DECIMAL(18,2)": "({r} % 20001 - 5000) / 100",
+    "DECIMAL(9,4)": "{r} % 5 / 30",
     "DECIMAL(18,4)": "({r} % 40001 - 10000) / 1000",
     "DATE": "DATE '2026-03-28' + CAST({r} % 4 AS INTEGER)",
     "TIMESTAMPTZ": "to_timestamp(1774656000 + {r} % 100 * 3000)",
@@ -320,11 +334,21 @@ def _rows(table: pa.Table) -> Counter[tuple[Any, ...]]:
     return Counter(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
+_GIVEN = {
+    "users": "SELECT DISTINCT identity, 'user ' || customer_id AS user_id FROM identities WHERE as_of_date = DATE '2026-03-30'",
+    "later_people": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-31'",
+    "named_events": "SELECT DISTINCT name FROM events",
+}
+"""What code hands to a file, as a query."""
+
+
 def _register_intermediates(file: Path, tables: duckdb.DuckDBPyConnection) -> None:
     """Make what a file reads beside stored tables: the rows of the file of that name in its folder."""
     tables.register(SEGMENT_OF_SCORES.name, segment_of_scores(Segments().rules))
     for name in _table_names(sqlglot.parse_one(file.read_text(encoding="utf-8"), read="duckdb")):
-        if name.removeprefix("lake_") not in TABLES and name != SEGMENT_OF_SCORES.name:
+        if name in _GIVEN:
+            tables.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_GIVEN[name]}")
+        elif name.removeprefix("lake_") not in TABLES and name != SEGMENT_OF_SCORES.name:
             intermediate = min((other for other in FILES if other.stem == name), key=lambda other: other.parent != file.parent)
             _register_intermediates(intermediate, tables)
             tables.register(name, run(tables, intermediate, PARAMETERS).to_arrow_table())

@@ -39,23 +39,36 @@ def fit(customers: ArrayLike) -> Parameters:
         raise ValueError("a cohort needs its size at the start, above 0, and after at least one period")
     if np.any(np.diff(sizes) > 0) or sizes[-1] < 0 or sizes[-1] == sizes[0]:
         raise ValueError("a cohort's size must fall, never grow, and not below 0")
-    lost, left = -np.diff(sizes), sizes[-1]
-    period = np.arange(1, len(sizes))
-    last = len(lost)
+    still_there = np.zeros(len(sizes))
+    still_there[-1] = sizes[-1]
+    return fit_contracts(-np.diff(sizes), still_there)
+
+
+def fit_contracts(lost: ArrayLike, still_there: ArrayLike) -> Parameters:
+    """Fit contracts that began at different times, of which some still run.
+
+    `lost[t - 1]` contracts were not renewed at the t-th renewal; `still_there[t]` were last seen after t renewals, from t = 0 on: one
+    entry more. Raises ValueError where nobody was lost.
+    """
+    gone, left = np.asarray(lost, dtype=np.float64), np.asarray(still_there, dtype=np.float64)
+    if gone.ndim != 1 or len(left) != len(gone) + 1 or np.sum(gone) <= 0:
+        raise ValueError("contracts need a renewal at which some were lost, and the number of those left after each")
+    period, survived = np.arange(1, len(gone) + 1), np.arange(len(left))
+    contracts = float(np.sum(gone) + np.sum(left))
 
     def log_likelihood(log_parameters: Floats) -> tuple[float, Floats]:
         """Equation (B3): P(T = t) = B(alpha+1, beta+t-1) / B(alpha, beta), S(t) = B(alpha, beta+t) / B(alpha, beta)."""
         alpha, beta = np.exp(log_parameters)
-        total = psi(alpha + beta + period)
-        value = np.sum(lost * betaln(alpha + 1, beta + period - 1)) + left * betaln(alpha, beta + last)
-        by_alpha = np.sum(lost * (psi(alpha + 1) - total)) + left * (psi(alpha) - total[-1])
-        by_beta = np.sum(lost * (psi(beta + period - 1) - total)) + left * (psi(beta + last) - total[-1])
-        at_start = sizes[0] * (np.array([psi(alpha), psi(beta)]) - psi(alpha + beta))
+        total_lost, total_left = psi(alpha + beta + period), psi(alpha + beta + survived)
+        value = np.sum(gone * betaln(alpha + 1, beta + period - 1)) + np.sum(left * betaln(alpha, beta + survived))
+        by_alpha = np.sum(gone * (psi(alpha + 1) - total_lost)) + np.sum(left * (psi(alpha) - total_left))
+        by_beta = np.sum(gone * (psi(beta + period - 1) - total_lost)) + np.sum(left * (psi(beta + survived) - total_left))
+        at_start = contracts * (np.array([psi(alpha), psi(beta)]) - psi(alpha + beta))
         gradient = (np.array([by_alpha, by_beta]) - at_start) * np.array([alpha, beta])
-        return float(value - sizes[0] * betaln(alpha, beta)), gradient
+        return float(value - contracts * betaln(alpha, beta)), gradient
 
-    fitted, maximum = bounded_maximum(log_likelihood, float(sizes[0]), START, LOWER_BOUNDS, UPPER_BOUNDS)
-    return Parameters(float(fitted[0]), float(fitted[1]), maximum, float(sizes[0]))
+    fitted, maximum = bounded_maximum(log_likelihood, contracts, START, LOWER_BOUNDS, UPPER_BOUNDS)
+    return Parameters(float(fitted[0]), float(fitted[1]), maximum, contracts)
 
 
 def survival(parameters: Parameters, periods: ArrayLike) -> Floats:

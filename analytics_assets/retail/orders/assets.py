@@ -52,6 +52,12 @@ ORDERS = Table(
         _KIND,
         Column("identity", "VARCHAR", "Whose order it is, as it came with the export.", personal=True),
         Column("ordered_at", "TIMESTAMPTZ", "When it happened."),
+        Column(
+            "received_at",
+            "TIMESTAMPTZ",
+            "When it had been received at the latest; NULL where the export does not say.",
+            nullable=True,
+        ),
         Column("currency", "VARCHAR", "Currency of the amounts."),
         Column("net_revenue", "DECIMAL(18,2)", "Amount of the order; negative for a refund.", "currency"),
         Column("item_lines", "BIGINT", "Lines in `order_items`.", "lines"),

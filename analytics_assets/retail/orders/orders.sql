@@ -16,6 +16,7 @@ SELECT
     e.order_kind AS kind,
     e.identity,
     e.occurred_at AS ordered_at,
+    e.received_at,
     COALESCE(e.currency, $currency) AS currency,
     CASE
         WHEN e.order_kind = 'refund' THEN -ABS(COALESCE(e.revenue, i.items_revenue, 0))

@@ -12,6 +12,7 @@ SELECT
     o.identity,
     l.customer_id,
     o.ordered_at,
+    o.received_at,
     o.currency,
     o.net_revenue,
     o.item_lines,

@@ -1,0 +1,137 @@
+-- One row per account with a paid or trial contract at the end of the cut-off: what was known of it then.
+-- Of more than $most accounts a sample is taken, by digest of their names.
+WITH state AS (
+    SELECT
+        account_id,
+        kind,
+        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
+    FROM told
+    WHERE kind IN ('trial', 'billed', 'canceled')
+),
+under_contract AS (
+    SELECT account_id, bills, months, paid_through
+    FROM contracts
+    WHERE ended_on IS NULL
+),
+subjects AS (
+    SELECT
+        s.account_id,
+        CASE WHEN u.account_id IS NULL THEN 1 ELSE 0 END AS trial,
+        u.bills,
+        u.months,
+        u.paid_through,
+        ROW_NUMBER() OVER (ORDER BY MD5(s.account_id), s.account_id) AS sample_place
+    FROM state AS s
+    LEFT JOIN under_contract AS u ON s.account_id = u.account_id
+    WHERE s.place = 1 AND (u.account_id IS NOT NULL OR s.kind = 'trial')
+),
+prices AS (
+    SELECT
+        account_id,
+        amount,
+        months,
+        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
+    FROM told
+    WHERE kind IN ('billed', 'upgraded', 'downgraded') AND amount IS NOT NULL
+),
+changes AS (
+    SELECT
+        account_id,
+        SUM(CASE WHEN kind = 'upgraded' THEN 1 ELSE 0 END) AS upgrades_90,
+        SUM(CASE WHEN kind = 'downgraded' THEN 1 ELSE 0 END) AS downgrades_90
+    FROM told
+    WHERE DATE_DIFF('day', CAST(event_date AS DATE), CAST($cut_off AS DATE)) < 90
+    GROUP BY account_id
+),
+first_seen AS (
+    SELECT account_id, MIN(event_date) AS first_date
+    FROM told
+    GROUP BY account_id
+),
+plans AS (
+    SELECT
+        account_id,
+        plan,
+        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
+    FROM told
+    WHERE plan IS NOT NULL
+),
+seats_named AS (
+    SELECT
+        account_id,
+        seats,
+        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
+    FROM told
+    WHERE seats IS NOT NULL
+),
+days AS (
+    SELECT
+        account_id,
+        DATE_DIFF('day', event_date, CAST($cut_off AS DATE)) AS days_ago,
+        SUM(events) AS events,
+        MAX(active_users) AS active_users,
+        MAX(features_used) AS features_used,
+        SUM(sessions) AS sessions
+    FROM account_days
+    WHERE
+        event_date <= $cut_off
+        AND received_date <= $cut_off
+        AND DATE_DIFF('day', event_date, CAST($cut_off AS DATE)) < 56
+    GROUP BY account_id, event_date
+),
+usage AS (
+    SELECT
+        account_id,
+        SUM(CASE WHEN days_ago < 7 THEN events ELSE 0 END) AS events_7,
+        SUM(CASE WHEN days_ago < 14 THEN events ELSE 0 END) AS events_14,
+        SUM(CASE WHEN days_ago < 28 THEN events ELSE 0 END) AS events_28,
+        SUM(events) AS events_56,
+        SUM(CASE WHEN days_ago < 14 THEN active_users ELSE 0 END) AS user_days_14,
+        SUM(CASE WHEN days_ago < 28 THEN active_users ELSE 0 END) AS user_days_28,
+        SUM(active_users) AS user_days_56,
+        SUM(CASE WHEN days_ago < 14 THEN features_used ELSE 0 END) AS feature_days_14,
+        SUM(CASE WHEN days_ago < 28 THEN features_used ELSE 0 END) AS feature_days_28,
+        SUM(CASE WHEN days_ago < 14 THEN sessions ELSE 0 END) AS sessions_14,
+        SUM(CASE WHEN days_ago < 28 THEN sessions ELSE 0 END) AS sessions_28,
+        MAX(CASE WHEN days_ago < 28 THEN active_users ELSE 0 END) AS peak_users_28,
+        SUM(CASE WHEN days_ago < 28 THEN 1 ELSE 0 END) AS active_days_28,
+        MIN(days_ago) AS idle_days
+    FROM days
+    GROUP BY account_id
+)
+SELECT
+    s.account_id AS subject_id,
+    s.trial,
+    p.plan,
+    n.seats,
+    CASE
+        WHEN s.trial = 0 AND COALESCE(r.months, s.months) > 0
+            THEN CAST(ROUND(CAST(r.amount AS DOUBLE) / CAST(COALESCE(r.months, s.months) AS DOUBLE), 2) AS DECIMAL(18, 2))
+    END AS mrr,
+    DATE_DIFF('day', CAST(f.first_date AS DATE), CAST($cut_off AS DATE)) AS account_age_days,
+    COALESCE(s.bills - 1, 0) AS renewals,
+    DATE_DIFF('day', CAST($cut_off AS DATE), CAST(s.paid_through AS DATE)) AS days_to_renewal,
+    COALESCE(c.upgrades_90, 0) AS upgrades_90,
+    COALESCE(c.downgrades_90, 0) AS downgrades_90,
+    COALESCE(u.events_7, 0) AS events_7,
+    COALESCE(u.events_14, 0) AS events_14,
+    COALESCE(u.events_28, 0) AS events_28,
+    COALESCE(u.events_56, 0) AS events_56,
+    COALESCE(u.user_days_14, 0) AS user_days_14,
+    COALESCE(u.user_days_28, 0) AS user_days_28,
+    COALESCE(u.user_days_56, 0) AS user_days_56,
+    COALESCE(u.feature_days_14, 0) AS feature_days_14,
+    COALESCE(u.feature_days_28, 0) AS feature_days_28,
+    COALESCE(u.sessions_14, 0) AS sessions_14,
+    COALESCE(u.sessions_28, 0) AS sessions_28,
+    COALESCE(u.peak_users_28, 0) AS peak_users_28,
+    COALESCE(u.active_days_28, 0) AS active_days_28,
+    COALESCE(u.idle_days, 56) AS idle_days
+FROM subjects AS s
+INNER JOIN first_seen AS f ON s.account_id = f.account_id
+LEFT JOIN plans AS p ON s.account_id = p.account_id AND p.place = 1
+LEFT JOIN seats_named AS n ON s.account_id = n.account_id AND n.place = 1
+LEFT JOIN prices AS r ON s.account_id = r.account_id AND r.place = 1
+LEFT JOIN changes AS c ON s.account_id = c.account_id
+LEFT JOIN usage AS u ON s.account_id = u.account_id
+WHERE s.sample_place <= $most

@@ -1,0 +1,9 @@
+-- One row per account whose contract ended in the days after the cut-off, up to $label_until:
+-- cancelled (a trial too), or not renewed within the days of grace.
+SELECT account_id AS subject_id
+FROM contracts
+WHERE ended_on > $cut_off AND ended_on <= $label_until
+UNION
+SELECT account_id AS subject_id
+FROM told
+WHERE kind = 'canceled' AND event_date > $cut_off AND event_date <= $label_until

@@ -1,0 +1,259 @@
+"""Point in time within one materialisation: features at a cut-off, labels after it, and the proof that the one knows nothing of the other.
+
+Features of a cut-off use what had happened, and had been received, by its end; identities are those known then. Labels are what had
+been received by the end of the day that asks (`as_of_date`), which is not before the end of their window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from analytics_assets.events.identities import maps_as_of
+from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
+from analytics_assets.retail.orders.assets import ORDERS
+from analytics_assets.saas.churn.backtest import ANCHORS, step_days, training_cut_offs
+from analytics_assets.saas.churn.features import COLUMNS, Driver, Kind, account_drivers, customer_drivers
+from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
+from analytics_assets.settings import TrainingSet
+from analytics_assets.warehouse.assets import Work
+from analytics_assets.warehouse.engine import engine, run
+
+_HERE = Path(__file__).parent
+TOLD, CONTRACTS, ACCOUNT_FEATURES = (_HERE / f"{name}.sql" for name in ("told", "contracts", "account_features"))
+CUSTOMER_FEATURES = _HERE / "customer_features.sql"
+
+CUT_OFFS = 12
+"""Cut-offs of a training set: four horizons and two thirds, enough for three tests whose windows do not overlap."""
+USAGE_DAYS = 56
+EVERYBODY = 2**62
+NO_LEAKS = pl.DataFrame(
+    schema={"column": pl.String, "subjects": pl.Int64, "cut_off": pl.Date, "kind": pl.String, "as_of_date": pl.Date}
+)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is to be foreseen: churn of a kind, or a label of one's own (`named`)."""
+
+    kind: Kind
+    horizon_days: int
+    named: TrainingSet | None = None
+
+
+class Histories:
+    """What happened to accounts and customers up to the window's last day, read once; features and labels of any cut-off before."""
+
+    def __init__(self, work: Work) -> None:
+        """Read the inputs; nothing is computed yet."""
+        self.work = work
+        churn = work.settings.churn
+        last = work.window.last_day
+        horizon = max(
+            churn.account_horizon_days, *(s.horizon_days for s in work.settings.training_sets if s.subjects == "accounts"), 0
+        )
+        # Anchors lie a horizon, a step and three months back, their oldest cut-off a horizon and all steps before that.
+        oldest = work.window.first_day - timedelta(
+            days=2 * horizon + (CUT_OFFS + 1) * step_days(horizon) + 31 * ANCHORS + USAGE_DAYS
+        )
+        work.read(ORDERS, f"order_date <= '{last}'", in_memory=True)
+        work.read(ACCOUNT_RECORDS, f"event_date <= '{last}'", in_memory=True)
+        work.read(ACCOUNT_DAYS, f"event_date >= '{oldest}' AND event_date <= '{last}'", in_memory=True)
+        self.people_are_accounts = work.settings.accounts.are == "people"
+        # A shop has no accounts and most SaaS companies no orders: what a home lacks costs nothing.
+        tables: dict[Kind, str] = {"account": "account_records", "customer": "orders"}
+        self.kinds = [kind for kind, table in tables.items() if work.connection.sql(f"FROM {table} LIMIT 1").fetchall()]
+        self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
+        self._labels: dict[tuple[Label, date, date], pl.DataFrame] = {}
+
+    def churn(self, kind: Kind) -> Label:
+        """Churn of a kind, as the settings have it."""
+        churn = self.work.settings.churn
+        return Label(kind, churn.account_horizon_days if kind == "account" else churn.customer_horizon_days)
+
+    def drivers(self, label: Label) -> tuple[Driver, ...]:
+        """What models take of a row."""
+        grace = self.work.settings.subscriptions.grace_days
+        return account_drivers(label.horizon_days, grace) if label.kind == "account" else customer_drivers()
+
+    def cut_offs(self, label: Label, day: date) -> list[date]:
+        """The cut-offs of the training set of a day."""
+        return training_cut_offs(day, label.horizon_days, self.work.platform.clock.first_day, CUT_OFFS)
+
+    def end_of(self, day: date) -> datetime:
+        """The instant at which a business day ends."""
+        return self.work.platform.clock.begins(day + timedelta(days=1))
+
+    def training_rows(self, label: Label, day: date) -> pl.DataFrame:
+        """The training set as of the end of a day: `kind`, `cut_off`, `subject_id`, `churned`, `label_until` and the features.
+
+        `churned` is the label. At most `[churn] training_subjects` subjects a cut-off, the same ones every day.
+        """
+        cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
+        self._compute(label.kind, [cut_off for cut_off in cut_offs if (label.kind, cut_off) not in self._features])
+        self._label(label, [cut_off for cut_off in cut_offs if (label, cut_off, day) not in self._labels], day)
+        parts = [
+            self._features[label.kind, cut_off]
+            .join(self._labels[label, cut_off, day], on="subject_id", how="left", maintain_order="left")
+            .with_columns(
+                kind=pl.lit(label.kind),
+                cut_off=pl.lit(cut_off),
+                churned=self._is_churn(label),
+                label_until=pl.lit(cut_off + timedelta(days=label.horizon_days)),
+            )
+            .drop("there")
+            for cut_off in cut_offs
+        ]
+        return pl.concat(parts) if parts else _no_rows(label.kind)
+
+    def everybody(self, kind: Kind, day: date) -> pl.DataFrame:
+        """The features of all subjects at the end of a day, in order of `subject_id`: what is scored."""
+        if kind not in self.kinds:
+            return _no_rows(kind)
+        for who in self._maps([day]):
+            self._register(who)
+            return self._features_at(kind, day, EVERYBODY)
+        raise AssertionError("unreachable: a day has a map")
+
+    def leaks(self, label: Label, day: date) -> pl.DataFrame:
+        """Features that are not the same when everything after the cut-off, or received after it, is taken from the inputs first.
+
+        One row per cut-off and column, with the number of subjects. Looks at the oldest and the newest cut-off of the day's
+        training set, all of its subjects: the oldest has most of a future to leak.
+        """
+        found = []
+        cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
+        ends = sorted({cut_offs[0], cut_offs[-1]}) if cut_offs else []
+        for cut_off, who in zip(ends, self._maps(ends), strict=True):
+            with engine() as known:
+                for name, when in (("orders", "order_date"), ("account_records", "event_date"), ("account_days", "event_date")):
+                    by_then = (
+                        "received_date <= $day" if name == "account_days"
+                        else f"coalesce(received_at, {'ordered_at' if name == 'orders' else 'occurred_at'}) < $end_at"
+                    )  # fmt: skip
+                    query = f"SELECT * FROM {name} WHERE {when} <= $day AND {by_then}"
+                    parameters = {"day": cut_off, "end_at": self.end_of(cut_off)}
+                    used = {key: value for key, value in parameters.items() if f"${key}" in query}
+                    known.register(name, self.work.connection.sql(query, params=used).to_arrow_table())
+                truth = self._features_at(label.kind, cut_off, self.work.settings.churn.training_subjects, known, who)
+            found.append(_differences(self._features[label.kind, cut_off], truth).with_columns(cut_off=pl.lit(cut_off)))
+        told = [part.with_columns(kind=pl.lit(label.kind), as_of_date=pl.lit(day)).cast(NO_LEAKS.schema) for part in found]
+        return pl.concat([NO_LEAKS, *told])
+
+    def _maps(self, days: Sequence[date]) -> Any:
+        return (rows for rows, _ in maps_as_of(self.work, days)) if days else iter(())
+
+    def _compute(self, kind: Kind, cut_offs: Sequence[date]) -> None:
+        for cut_off, who in zip(cut_offs, self._maps(cut_offs), strict=True):
+            self._register(who)
+            self._features[kind, cut_off] = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects)
+
+    def _register(self, who: pl.DataFrame, connection: Any = None) -> None:
+        """Make the map of a day readable: `people` are the identities of named customers, `users` those of everybody."""
+        connection = connection or self.work.connection
+        connection.register("people", _named(who).to_arrow())
+        users = who.filter(pl.col("customer_id").is_not_null()).select("identity", user_id="customer_id")
+        connection.register("users", users.to_arrow())
+
+    def _features_at(
+        self, kind: Kind, cut_off: date, most: int, connection: Any = None, who: pl.DataFrame | None = None
+    ) -> pl.DataFrame:
+        connection = connection or self.work.connection
+        if who is not None:
+            self._register(who, connection)
+        if kind == "account":
+            self._register_contracts(cut_off, connection)
+        parameters = {"cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most}
+        file = ACCOUNT_FEATURES if kind == "account" else CUSTOMER_FEATURES
+        rows = run(connection, file, parameters).pl()
+        # Arrow carries what SUM makes of integers as decimals.
+        typed = _no_rows(kind).select("subject_id", *(column.name for column in COLUMNS[kind])).schema
+        return rows.select(pl.col(name).cast(kind_of) for name, kind_of in typed.items()).sort("subject_id")
+
+    def _register_contracts(self, day: date, connection: Any = None) -> None:
+        connection = connection or self.work.connection
+        parameters = {
+            "as_of": day,
+            "end_at": self.end_of(day),
+            "grace_days": self.work.settings.subscriptions.grace_days,
+            "people_are_accounts": self.people_are_accounts,
+        }
+        connection.register("told", run(connection, TOLD, parameters).to_arrow_table())
+        connection.register("contracts", run(connection, CONTRACTS, parameters).to_arrow_table())
+
+    def contracts(self, day: date) -> pl.DataFrame:
+        """All paid contracts as known at the end of a day, as `contracts.sql` makes them."""
+        for who in self._maps([day]):
+            self._register(who)
+        self._register_contracts(day)
+        return self.work.connection.sql("FROM contracts").pl()
+
+    def _label(self, label: Label, cut_offs: Sequence[date], day: date) -> None:
+        if not cut_offs:
+            return
+        later, *earlier = self._maps([day, *cut_offs])
+        connection = self.work.connection
+        if label.kind == "account" and not label.named:
+            self._register(later)
+            self._register_contracts(day)
+        if label.named:
+            self._register_events(label.named, day)
+        connection.register("later_people", _named(later).to_arrow())
+        file = _HERE / f"{label.kind}_{'events' if label.named else 'labels'}.sql"
+        for cut_off, who in zip(cut_offs, earlier, strict=True):
+            self._register(who)
+            until = cut_off + timedelta(days=label.horizon_days)
+            rows = self.work.sql(
+                file, cut_off=cut_off, label_until=until, end_at=self.end_of(cut_off), known_before=self.end_of(day),
+                people_are_accounts=self.people_are_accounts,
+            )  # fmt: skip
+            self._labels[label, cut_off, day] = rows.pl().drop_nulls().with_columns(there=pl.lit(True))
+
+    def _register_events(self, named: TrainingSet, day: date) -> None:
+        self.work.read(EVENTS, f"event_date <= '{self.work.window.last_day}'")
+        self.work.connection.register("named_events", pl.DataFrame({"name": named.events}).to_arrow())
+        self.work.connection.register("label_events", self.work.sql(_HERE / "label_events.sql", as_of=day).to_arrow_table())
+
+    def _is_churn(self, label: Label) -> pl.Expr:
+        """Accounts churn when something happens (their contract ends), customers when nothing does (no purchase)."""
+        there = pl.col("there").fill_null(False)
+        absent = label.named.absent if label.named else label.kind == "customer"
+        return ~there if absent else there
+
+
+def _named(who: pl.DataFrame) -> pl.DataFrame:
+    """The identities of customers with at least one named identity."""
+    named = pl.col("customer_id").is_in(pl.col("customer_id").filter(pl.col("kind") == "named").implode())
+    return who.filter(named).select("identity", "customer_id")
+
+
+_TYPES: dict[str, Any] = {"BIGINT": pl.Int64, "DOUBLE": pl.Float64, "VARCHAR": pl.String, "DECIMAL(18,2)": pl.Decimal(18, 2)}
+
+
+def _no_rows(kind: Kind) -> pl.DataFrame:
+    features = {column.name: _TYPES[column.type] for column in COLUMNS[kind]}
+    return pl.DataFrame(
+        schema={
+            "subject_id": pl.String,
+            **features,
+            "kind": pl.String,
+            "cut_off": pl.Date,
+            "churned": pl.Boolean,
+            "label_until": pl.Date,
+        }
+    )
+
+
+def _differences(found: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
+    """Columns in which two sets of features differ, and for how many subjects; a subject of one side only counts in `subject_id`."""
+    both = found.join(truth, on="subject_id", how="full", suffix="_known")
+    apart = {"subject_id": both.select(pl.col("subject_id").is_null() | pl.col("subject_id_known").is_null()).to_series().sum()}
+    inside = both.filter(pl.col("subject_id").is_not_null() & pl.col("subject_id_known").is_not_null())
+    for name in found.columns[1:]:
+        apart[name] = inside.select(pl.col(name).ne_missing(pl.col(f"{name}_known")).sum()).item()
+    return pl.DataFrame({"column": list(apart), "subjects": list(apart.values())}).filter(pl.col("subjects") > 0)

@@ -1,0 +1,202 @@
+"""Candidates for the probability of churn, their calibration, and what a model is: a function of its training rows alone.
+
+* logistic: regression on standardised inputs (logarithms mostly, `features.py`)
+* boosted: conservative trees (learning rate .05, 150 trees, 15 leaves, 40 subjects a leaf); library defaults overfit here
+* mean: the mean of both on the scale of log-odds; on Telco .8502 AUC (5-fold) beside .8499 and .8454
+
+Classes are never weighted: balanced weights took the calibration error from .013 to .133 on Telco. All fits run on one thread:
+trees stall when threads contend, and sums over threads depend on their number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Floats = np.ndarray
+
+LOGISTIC, BOOSTED, MEAN = "logistic", "boosted", "mean"
+# Simplest first: a tie goes to the first.
+CANDIDATES = (LOGISTIC, BOOSTED, MEAN)
+# Probabilities of 0 and 1 have no log-odds.
+SMALLEST = 1e-6
+STEPS = 50
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """Calibration on the scale of log-odds (Platt 1999): intercept + slope x."""
+
+    intercept: float
+    slope: float
+
+    def __call__(self, probability: Floats) -> Floats:
+        """Calibrated probabilities."""
+        return probability_of(self.intercept + self.slope * log_odds(probability))
+
+
+AS_IT_IS = Sigmoid(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both fitted models; candidates are made of them."""
+
+    logistic: Any
+    boosted: Any
+
+    def predict(self, candidate: str, inputs: Floats) -> Floats:
+        """The probability that a candidate gives each subject, before calibration."""
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threadpool_limits(limits=1):
+            found = [
+                log_odds(model.predict_proba(inputs)[:, 1])
+                for model, used in ((self.logistic, candidate != BOOSTED), (self.boosted, candidate != LOGISTIC))
+                if used and len(inputs)
+            ]
+        return probability_of(np.mean(found, axis=0)) if found else np.empty(0)
+
+
+def log_odds(probability: Floats) -> Floats:
+    """ln(p / (1 - p)), p kept away from 0 and 1."""
+    p = np.clip(probability, SMALLEST, 1 - SMALLEST)
+    return np.log(p / (1 - p))
+
+
+def probability_of(odds: Floats) -> Floats:
+    """The probability of log-odds."""
+    return 1 / (1 + np.exp(-odds))
+
+
+def fit(inputs: Floats, churned: Floats) -> Pair:
+    """Fit both models on training rows, which must hold both classes, in a fixed order."""
+    from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]
+    from sklearn.impute import SimpleImputer  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+    from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
+
+    logistic = make_pipeline(
+        SimpleImputer(keep_empty_features=True), StandardScaler(), LogisticRegression(C=1.0, max_iter=1000, tol=1e-6)
+    )
+    boosted = HistGradientBoostingClassifier(
+        learning_rate=0.05, max_iter=150, max_leaf_nodes=15, min_samples_leaf=40, early_stopping=False, random_state=0
+    )
+    with threadpool_limits(limits=1):
+        return Pair(logistic.fit(inputs, churned), boosted.fit(inputs, churned))
+
+
+def fit_sigmoid(probability: Floats, churned: Floats) -> Sigmoid:
+    """Maximum likelihood by Newton's method, with the weak prior of Platt's targets, so that it exists for separated classes too."""
+    positive, negative = float(np.sum(churned)), float(np.sum(1 - churned))
+    target = np.where(churned > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    x = np.column_stack([np.ones(len(probability)), log_odds(probability)])
+
+    def loss(parameters: Floats) -> float:
+        odds = x @ parameters
+        return float(np.sum(np.logaddexp(0, odds) - target * odds))
+
+    parameters = np.array([0.0, 1.0])
+    for _ in range(STEPS):
+        expected = probability_of(x @ parameters)
+        curvature = (x * (expected * (1 - expected))[:, None]).T @ x + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, x.T @ (target - expected))
+        if np.max(np.abs(step)) < 1e-10:
+            break
+        # A whole step can overshoot where most probabilities are near 0 or 1.
+        while loss(parameters + step) > loss(parameters) and np.max(np.abs(step)) > 1e-12:
+            step = step / 2
+        parameters = parameters + step
+    return Sigmoid(round(float(parameters[0]), 10), round(float(parameters[1]), 10))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A candidate that serves: fitted models, calibration, and what its training rows looked like.
+
+    `medians` of the inputs are the subject that reasons compare with. `edges` and `shares` of inputs and of its own scores on
+    the training rows (deciles) are what drift is measured against.
+    """
+
+    candidate: str
+    pair: Pair
+    sigmoid: Sigmoid
+    inputs: tuple[str, ...]
+    base_rate: float
+    training_digest: str
+    medians: Floats
+    edges: tuple[Floats, ...]
+    shares: tuple[Floats, ...]
+
+    @property
+    def model_id(self) -> str:
+        """Sixteen hex digits over the fitted parameters and the digest of the training rows."""
+        digest = hashlib.sha256(repr((self.candidate, self.inputs, self.training_digest, self.sigmoid)).encode())
+        for values in parameters_of(self.candidate, self.pair):
+            digest.update(values)
+        return digest.hexdigest()[:16]
+
+    def predict(self, inputs: Floats) -> Floats:
+        """Calibrated probability of churn, rounded to six digits."""
+        return np.round(self.sigmoid(self.pair.predict(self.candidate, inputs)), 6)
+
+    def contributions(self, inputs: Floats, groups: list[list[int]]) -> Floats:
+        """By how much each group of inputs raises the log-odds of a subject: one column per group.
+
+        The group is set to the median of the training rows (unknown inputs are known to be so), the rest left as it is; what the
+        log-odds fall by is the group's contribution. For the logistic model alone that is coefficient times distance from the median.
+        """
+        whole = log_odds(self.pair.predict(self.candidate, inputs))
+        found = np.empty((len(inputs), len(groups)))
+        for place, columns in enumerate(groups):
+            without = inputs.copy()
+            without[:, columns] = self.medians[columns]
+            found[:, place] = whole - log_odds(self.pair.predict(self.candidate, without))
+        return np.round(found * self.sigmoid.slope, 9)
+
+
+def parameters_of(candidate: str, pair: Pair) -> list[bytes]:
+    """The bytes of everything that a candidate has learned."""
+    found: list[bytes] = []
+    if candidate != BOOSTED:
+        imputer, scaler, regression = (step for _, step in pair.logistic.steps)
+        learned = (imputer.statistics_, scaler.mean_, scaler.scale_, regression.coef_, regression.intercept_)
+        found += [np.ascontiguousarray(values).tobytes() for values in learned]
+    if candidate != LOGISTIC:
+        found.append(np.ascontiguousarray(pair.boosted._baseline_prediction).tobytes())
+        for trees in pair.boosted._predictors:
+            # `gain` and counts are of the training, and the rest is all that a prediction reads.
+            nodes = trees[0].nodes
+            found += [
+                np.ascontiguousarray(nodes[name]).tobytes()
+                for name in ("value", "feature_idx", "num_threshold", "missing_go_to_left", "left", "right", "is_leaf")
+            ]
+    return found
+
+
+def deciles(values: Floats) -> tuple[Floats, Floats]:
+    """Edges of the deciles of what is known, each once, and the share of all values in each bin; the last is the unknown."""
+    known = values[~np.isnan(values)]
+    edges = np.unique(np.quantile(known, np.linspace(0.1, 0.9, 9))) if len(known) else np.empty(0)
+    return edges, shares_in(edges, values)
+
+
+def shares_in(edges: Floats, values: Floats) -> Floats:
+    """Share of values in each bin between the edges (an edge belongs to the bin below), and that of the unknown."""
+    unknown = np.isnan(values)
+    counts = np.bincount(np.searchsorted(edges, values[~unknown], side="left"), minlength=len(edges) + 1)
+    return np.append(counts, np.sum(unknown)) / max(len(values), 1)
+
+
+def population_stability(expected: Floats, found: Floats) -> float:
+    """Population stability index: sum of (q - p) ln(q / p) over bins; above .25 the population is said to have changed.
+
+    Shares are kept above a ten-thousandth, so that an empty bin counts and does not make it infinite.
+    """
+    p, q = np.maximum(expected, 1e-4), np.maximum(found, 1e-4)
+    return float(np.sum((q - p) * np.log(q / p)))

@@ -1,0 +1,74 @@
+"""Plots on the pages of the churn room, as PNG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from analytics_assets.warehouse.assets import Work
+
+_BANDS = ["low", "medium", "high"]
+
+
+def plot_models(work: Work, rows: pa.Table) -> bytes:
+    """Of the window's last day: real churn beside what was said, over tenths of the subjects, and real churn of each band."""
+    import altair as alt
+
+    outcomes = pl.DataFrame(work.connection.sql("FROM rows_of_churn_outcomes").pl()).filter(
+        pl.col("as_of_date") == work.window.last_day
+    )
+    tenths = outcomes.filter(pl.col("subjects_are").str.starts_with("tenth"))
+    bands = outcomes.filter(pl.col("subjects_are").is_in(_BANDS))
+    percent = alt.Axis(format="%")
+    right = pl.DataFrame({"kind": ["as said"] * 2, "said": [0.0, 1.0], "came_true": [0.0, 1.0]})
+    points = pl.concat([tenths.select(right.columns), right])
+    reliability = (
+        alt.Chart(points)
+        .mark_line()
+        .encode(
+            alt.X("said:Q", title="probability said", axis=percent),
+            alt.Y("came_true:Q", title="really churned", axis=percent),
+            alt.Color("kind:N", title=None),
+        )
+    )
+    by_band = alt.Chart(bands).mark_bar().encode(
+        alt.X("subjects_are:N", title="band", sort=_BANDS), alt.Y("came_true:Q", title="really churned", axis=percent),
+        alt.XOffset("kind:N"), alt.Color("kind:N", title=None),
+    )  # fmt: skip
+    return _png(
+        _drawn(reliability, tenths, f"Reliability ({work.window.last_day})") | _drawn(by_band, bands, "Real churn by band")
+    )
+
+
+def plot_scores(work: Work, rows: pa.Table) -> bytes:
+    """Of the window's last day: subjects by probability, and how many in each band the day before are in which today."""
+    import altair as alt
+
+    today = pl.DataFrame(rows).filter((pl.col("as_of_date") == work.window.last_day) & pl.col("probability").is_not_null())
+    before = work.connection.sql("FROM scores_of_the_day_before").pl()
+    moved = today.join(before, on=["kind", "subject_id"]).filter(pl.col("band") != pl.col("band_before"))
+    moves = moved.group_by(move=pl.format("{}: {} to {}", "kind", "band_before", "band")).len("subjects").sort("move")
+    spread = alt.Chart(today.group_by(tenth=(pl.col("probability") * 20).floor() / 20, kind="kind").len("subjects").sort("kind", "tenth")).mark_bar().encode(
+        alt.X("tenth:Q", title="probability of churn", axis=alt.Axis(format="%")), alt.Y("subjects:Q", title="subjects"), alt.Color("kind:N", title=None)
+    )  # fmt: skip
+    by_move = alt.Chart(moves).mark_bar().encode(alt.X("subjects:Q", title="subjects"), alt.Y("move:N", title=None))
+    return _png(
+        _drawn(spread, today, f"Scores ({work.window.last_day})") | _drawn(by_move, moves, "What moved since the day before")
+    )
+
+
+def _drawn(chart: Any, rows: pl.DataFrame, title: str) -> Any:
+    """The chart, or a sentence where there is nothing to draw."""
+    import altair as alt
+
+    if rows.is_empty():
+        chart = alt.Chart(pl.DataFrame({"text": ["nothing to show yet"]})).mark_text().encode(text="text:N")
+    return chart.properties(title=title, width=260, height=220)
+
+
+def _png(chart: Any) -> bytes:
+    import vl_convert as vlc
+
+    return vlc.vegalite_to_png(chart.to_json(), scale=1.5)

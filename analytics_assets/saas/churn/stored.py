@@ -1,0 +1,102 @@
+"""Served models as files: `ANALYTICS_HOME/models/ID.skops`, each with a data card `ID.json` beside it.
+
+A file is read with a fixed list of trusted types and nothing else, and is taken for the model only if what it has learned gives
+the name that it bears: a damaged file, one of another model or one that somebody else has put there is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analytics_assets.saas.churn.models import Model, Pair, Sigmoid
+
+# What skops does not trust by itself of the two scikit-learn models. Never take this list from the file that is to be read.
+TRUSTED = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
+
+
+class ModelFileError(Exception):
+    """A stored model is missing, damaged or foreign; the message names the file and says what to do."""
+
+
+def store(folder: Path, model: Model, card: Mapping[str, Any]) -> Path:
+    """Write a model and its card under its id, once: equal ids are equal models. Each file appears whole or not at all."""
+    import skops.io  # type: ignore[import-untyped]
+
+    path = folder / f"{model.model_id}.skops"
+    folder.mkdir(parents=True, exist_ok=True)
+    _put(folder / f"{model.model_id}.json", (json.dumps(dict(card), indent=1, ensure_ascii=False) + "\n").encode())
+    if not _is_good(folder, model.model_id):
+        _put(path, skops.io.dumps(_parts(model)))
+    return path
+
+
+def load(folder: Path, model_id: str) -> Model:
+    """Read a model.
+
+    Raises:
+        ModelFileError: it is missing, cannot be read, has types that are not trusted, or is another model.
+    """
+    import skops.io
+
+    path = folder / f"{model_id}.skops"
+    remedy = "It is made again from the data; remove the file if you did not put it there."
+    try:
+        parts = skops.io.loads(path.read_bytes(), trusted=TRUSTED)
+        model = _model(parts)
+        found = model.model_id
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: there is no such model. It is made again from the data.") from None
+    except Exception as error:
+        raise ModelFileError(f"{path}: damaged or foreign ({type(error).__name__}: {error}). {remedy}") from None
+    if found != model_id:
+        raise ModelFileError(f"{path}: holds the model {found}. {remedy}")
+    return model
+
+
+def _is_good(folder: Path, model_id: str) -> bool:
+    try:
+        load(folder, model_id)
+    except ModelFileError:
+        return False
+    return True
+
+
+def _put(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _parts(model: Model) -> dict[str, Any]:
+    return {
+        "candidate": model.candidate,
+        "logistic": model.pair.logistic,
+        "boosted": model.pair.boosted,
+        "sigmoid": [model.sigmoid.intercept, model.sigmoid.slope],
+        "inputs": list(model.inputs),
+        "base_rate": model.base_rate,
+        "training_digest": model.training_digest,
+        "medians": model.medians,
+        "edges": list(model.edges),
+        "shares": list(model.shares),
+    }
+
+
+def _model(parts: Mapping[str, Any]) -> Model:
+    return Model(
+        candidate=parts["candidate"],
+        pair=Pair(parts["logistic"], parts["boosted"]),
+        sigmoid=Sigmoid(*parts["sigmoid"]),
+        inputs=tuple(parts["inputs"]),
+        base_rate=parts["base_rate"],
+        training_digest=parts["training_digest"],
+        medians=np.asarray(parts["medians"]),
+        edges=tuple(np.asarray(values) for values in parts["edges"]),
+        shares=tuple(np.asarray(values) for values in parts["shares"]),
+    )

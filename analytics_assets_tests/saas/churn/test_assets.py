@@ -1,0 +1,290 @@
+"""The assets of the churn room: planted truth, planted leaks, and what happens when something is missing."""
+
+import hashlib
+import json
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from analytics_assets.saas.churn import assets, backtest, histories
+from analytics_assets.saas.churn.assets import churn_models, churn_scores, churn_training_set, training_sets
+from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length
+from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET, TRAINING_SETS
+from analytics_assets_tests.saas.churn.conftest import Company, Saas
+
+DAY = date(2025, 9, 8)
+
+
+@pytest.fixture(scope="module")
+def scored(saas: Saas) -> dict[str, pl.DataFrame]:
+    """Training set, models and scores of the simulated company at DAY."""
+    return saas.company.catch_up(DAY)
+
+
+def test_planted_decay_is_the_strongest_reason_of_who_is_about_to_leave(saas: Saas, scored: dict[str, pl.DataFrame]):
+    number = (DAY - saas.company.first_day).days
+    rows = scored["churn_scores"].with_columns(place=pl.col("subject_id").str.slice(8).cast(pl.Int64))
+    decaying = np.flatnonzero((saas.decay <= number - 7) & (saas.decay > number - 28) & (saas.left > number))
+    of_decaying = rows.filter(pl.col("place").is_in(decaying))
+    assert of_decaying.height > 20
+    first = of_decaying["reasons"].str.split("; ").list.first()
+    named = first.str.starts_with("raises: events down").mean()
+    assert named is not None
+    assert named > 0.7
+    assert (of_decaying["band"] == "high").mean() > 0.7
+    steady = rows.filter(~pl.col("place").is_in(decaying))
+    assert (steady["band"] == "high").mean() < 0.05
+
+
+def test_scores_of_the_simulated_company_are_calibrated(saas: Saas, scored: dict[str, pl.DataFrame]):
+    number = (DAY - saas.company.first_day).days
+    rows = scored["churn_scores"]
+    left = saas.left[rows["subject_id"].str.slice(8).cast(pl.Int64).to_numpy()]
+    real = ((left > number) & (left <= number + 30)).astype(float)
+    found = backtest.metrics_of(rows["probability"].to_numpy(), real, 0.5)
+    assert found.calibration_error < 0.02 + found.chance_error
+    assert found.auc is not None
+    assert found.auc > 0.8
+
+
+def test_the_same_day_gives_the_same_rows_and_model_alone_and_in_a_range(saas: Saas, scored: dict[str, pl.DataFrame]):
+    again = saas.company.catch_up(DAY - timedelta(days=1), DAY)
+    for name in ("churn_training_set", "churn_models", "churn_scores"):
+        assert again[name].filter(pl.col("as_of_date") == DAY).equals(scored[name]), name
+
+
+def test_a_damaged_model_file_is_told_and_the_model_made_again(saas: Saas, scored: dict[str, pl.DataFrame]):
+    saas.company.put(CHURN_MODELS, scored["churn_models"].to_arrow().cast(CHURN_MODELS.arrow_schema()))
+    model_id = scored["churn_scores"]["model_id"][0]
+    file = saas.company.platform.home.root / "models" / f"{model_id}.skops"
+    file.write_bytes(b"not a model")
+    told = {}
+
+    def compute(work):
+        rows = churn_scores(work)
+        told.update(work.metadata)
+        return rows
+
+    rows = saas.company.compute(compute, DAY)
+    assert pl.DataFrame(rows["churn_scores"]).equals(scored["churn_scores"])
+    assert "damaged or foreign" in told["model file of accounts"]
+    assert file.stat().st_size > 1000
+
+
+def test_revenue_at_risk_and_expected_months_are_given_for_accounts(scored: dict[str, pl.DataFrame]):
+    rows = scored["churn_scores"]
+    assert rows["expected_months"].null_count() == 0
+    by_hand = [Decimal(str(round(float(m) * p, 2))) for m, p in rows.select("mrr", "probability").rows()]
+    assert rows["mrr_at_risk"].to_list() == pytest.approx(by_hand, abs=Decimal("0.01"))
+
+
+def test_expected_months_follow_the_published_retention():
+    # The high-end cohort of Fader and Hardie (2007), as contracts: who ended after t bills, and who still runs after 7.
+    sizes = [1000, 869, 743, 653, 593, 551, 517, 491]
+    ended = [(12, bills, True) for bills in range(1, 8) for _ in range(sizes[bills - 1] - sizes[bills])]
+    running = [(12, 8, False)] * 491
+    contracts = pl.DataFrame(ended + running, ["months", "bills", "ended"], orient="row").with_columns(
+        ended_on=pl.when("ended").then(pl.lit(DAY)), months=pl.col("months").cast(pl.Float64)
+    )
+    fitted = fit_by_length(contracts)[12.0]
+    assert (round(fitted.alpha, 3), round(fitted.beta, 3), round(fitted.log_likelihood, 1)) == (0.668, 3.806, -1611.2)
+    # Published survival of the next five years, over that of the seventh: .491 of the cohort by the model's own .4917.
+    years = np.array([0.460, 0.436, 0.414, 0.395, 0.378]).sum() / 0.4898
+    assert expected_months(fitted, 12.0, np.array([7]))[0] / 12 == pytest.approx(years, abs=0.02)
+
+
+def test_both_kinds_stand_side_by_side_and_a_home_without_either_is_empty(company: Company):
+    for number in range(3):
+        company.bought(f"customer {number}", date(2025, 1, 10), 30)
+    company.told("boss", "acme", date(2025, 1, 15), "billed", amount=Decimal(60), months=Decimal(12))
+    day = date(2025, 2, 1)
+    company.write(day, day)
+    found = company.catch_up(day)
+    assert found["churn_training_set"].is_empty()
+    rows = found["churn_scores"]
+    assert rows["kind"].to_list() == ["account", "customer", "customer", "customer"]
+    assert rows["band"].unique().to_list() == ["unknown"]
+    assert rows["reasons"].str.starts_with("not enough history: no ").all()
+    assert rows["mrr"].to_list() == [Decimal("5.00"), None, None, None]
+    assert found["churn_models"]["model_id"].to_list() == ["none", "none"]
+
+
+def test_an_empty_home_has_empty_tables(company: Company):
+    for name, rows in company.catch_up(date(2025, 2, 1)).items():
+        assert rows.is_empty(), name
+
+
+def test_a_label_with_one_class_is_told(company: Company):
+    for number in range(60):
+        for month in range(1, 10):
+            company.bought(f"customer {number}", date(2025, month, 1 + number % 28), 30)
+    day = date(2025, 9, 28)
+    company.write(day, day)
+    found = company.catch_up(day)
+    reason = found["churn_models"]["reason"][0]
+    assert "known outcomes of customers within 90 days 0 are churn; a model needs at least 20 of both" in reason
+    assert found["churn_scores"]["reasons"].str.contains("a model needs at least 20 of both").all()
+
+
+def shop(company: Company) -> date:
+    """Forty customers who buy now and then, some of it received late, so that a leak can show."""
+    rng = np.random.default_rng(1)
+    for number in range(40):
+        for offset in sorted(rng.integers(0, 260, 8)):
+            day = company.first_day + timedelta(days=int(offset))
+            company.bought(f"customer {number}", day, 10, received=day + timedelta(days=int(rng.integers(0, 4)) * 5))
+        account = f"account {number}"
+        company.told(f"{account} boss", account, company.first_day, "billed", amount=Decimal(60), months=Decimal(12))
+        for offset in range(0, 260, 3):
+            day = company.first_day + timedelta(days=offset)
+            company.used(account, day, int(rng.integers(1, 20)), received=day + timedelta(days=int(rng.integers(0, 3))))
+    day = company.first_day + timedelta(days=259)
+    company.write(day, day)
+    return day
+
+
+def outcome(company: Company, asset: str, day: date, instance: dg.DagsterInstance) -> tuple[bool, str]:
+    """Whether the asset was materialised, and why not."""
+    result = company.materialize(asset, day, instance)
+    failures = [event.step_failure_data.user_failure_data.description for event in result.all_events if event.is_step_failure]
+    return result.success, " ".join(map(str, failures))
+
+
+def test_a_sound_build_passes(company: Company, instance: dg.DagsterInstance):
+    day = shop(company)
+    for asset in ("churn_training_set", "churn_models", "churn_scores"):
+        assert outcome(company, asset, day, instance) == (True, "")
+    assert company.platform.lake.pin(CHURN_SCORES).version is not None
+
+
+LEAKS = {
+    "a feature from the future": (
+        "CUSTOMER_FEATURES",
+        "o.order_date <= $cut_off AND COALESCE(o.received_at, o.ordered_at) < $end_at",
+        "$end_at IS NOT NULL",
+    ),
+    "a late order": ("CUSTOMER_FEATURES", " AND COALESCE(o.received_at, o.ordered_at) < $end_at", " AND $end_at IS NOT NULL"),
+    "use in the future": (
+        "ACCOUNT_FEATURES",
+        "event_date <= $cut_off\n        AND received_date <= $cut_off\n        AND",
+        "TRUE AND",
+    ),
+    "late use": ("ACCOUNT_FEATURES", "        AND received_date <= $cut_off\n", ""),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_planted_leak_is_refused(leak: str, company: Company, instance: dg.DagsterInstance, monkeypatch, tmp_path: Path):
+    day = shop(company)
+    name, sound, leaky = LEAKS[leak]
+    text = getattr(histories, name).read_text()
+    assert sound in text
+    file = tmp_path / "leaky.sql"
+    file.write_text(text.replace(sound, leaky))
+    monkeypatch.setattr(histories, name, file)
+    success, why = outcome(company, "churn_training_set", day, instance)
+    assert not success
+    assert "point_in_time failed" in why
+    assert "The last good partition stands." in why
+    assert company.platform.lake.pin(CHURN_TRAINING_SET).version is None
+
+
+def test_a_label_whose_window_has_not_ended_is_refused(company: Company, instance: dg.DagsterInstance, monkeypatch):
+    day = shop(company)
+    sound = histories.training_cut_offs
+    monkeypatch.setattr(histories, "training_cut_offs", lambda day, *rest: sound(day + timedelta(days=40), *rest))
+    success, why = outcome(company, "churn_training_set", day, instance)
+    assert not success
+    assert "labels_have_ended failed" in why
+
+
+def test_a_test_that_overlaps_with_what_was_learned_is_refused(
+    saas: Saas, scored: dict[str, pl.DataFrame], instance, monkeypatch
+):
+    company = saas.company
+    company.put(CHURN_TRAINING_SET, scored["churn_training_set"].to_arrow().cast(CHURN_TRAINING_SET.arrow_schema()))
+    monkeypatch.setattr(
+        backtest, "folds", lambda cut_offs, _: [(max(cut_offs), [cut_off for cut_off in cut_offs if cut_off < max(cut_offs)])]
+    )
+    partition = dg.AssetMaterialization(dg.AssetKey("churn_training_set"), partition=DAY.isoformat())
+    instance.report_runless_asset_event(partition)
+    before = company.platform.lake.pin(CHURN_MODELS).version
+    success, why = outcome(company, "churn_models", DAY, instance)
+    assert not success
+    assert "no_label_is_seen_twice failed" in why
+    assert company.platform.lake.pin(CHURN_MODELS).version == before
+
+
+def test_a_named_training_set_is_written_with_its_card(company: Company):
+    company.settings = '[[training_sets]]\nname = "reviews"\nsubjects = "customers"\nevents = ["reviewed"]\nhorizon_days = 30\n'
+    for number in range(40):
+        company.did(f"customer {number}", "reviewed", date(2025, 5, 10))
+    day = shop(company)
+    rows = pl.DataFrame(company.compute(training_sets, day)[TRAINING_SETS.name]).to_dicts()
+    assert len(rows) == 1
+    folder = company.platform.home.root / rows[0]["folder"]
+    written = pl.read_parquet(folder / "training_set.parquet")
+    card = json.loads((folder / "manifest.json").read_text())
+    assert hashlib.sha256((folder / "training_set.parquet").read_bytes()).hexdigest() == rows[0]["sha256"]
+    assert card["files"]["training_set.parquet"] == {
+        "rows": written.height, "bytes": (folder / "training_set.parquet").stat().st_size, "sha256": rows[0]["sha256"],
+    }  # fmt: skip
+    assert card["positive_rate"] == round(rows[0]["positives"] / rows[0]["rows"], 6)
+    assert set(card["columns"]) == set(written.columns)
+    inside = (pl.col("cut_off") < date(2025, 5, 10)) & (pl.col("label_until") >= date(2025, 5, 10))
+    assert written.filter(pl.col("label") != inside).is_empty()
+    assert rows[0]["positives"] > 0
+    assert (written["label_until"] <= day).all()
+    again = pl.DataFrame(company.compute(training_sets, day)[TRAINING_SETS.name]).to_dicts()
+    assert again == rows
+
+
+def test_a_named_training_set_that_leaks_is_not_written(company: Company, monkeypatch, tmp_path: Path):
+    company.settings = '[[training_sets]]\nname = "reviews"\nsubjects = "customers"\nevents = ["reviewed"]\nhorizon_days = 30\n'
+    day = shop(company)
+    file = tmp_path / "leaky.sql"
+    _, sound, leaky = LEAKS["a late order"]
+    file.write_text(histories.CUSTOMER_FEATURES.read_text().replace(sound, leaky))
+    monkeypatch.setattr(histories, "CUSTOMER_FEATURES", file)
+    leaks = []
+
+    def compute(work):
+        rows = training_sets(work)
+        leaks.extend(work.connection.sql("FROM leaks").fetchall())
+        return rows
+
+    assert company.compute(compute, day)[TRAINING_SETS.name].num_rows == 0
+    assert leaks
+    assert not (company.platform.home.root / "training_sets").exists()
+
+
+def test_plots_are_pictures(saas: Saas, scored: dict[str, pl.DataFrame]):
+    company = saas.company
+    company.put(CHURN_TRAINING_SET, scored["churn_training_set"].to_arrow().cast(CHURN_TRAINING_SET.arrow_schema()))
+    company.put(CHURN_MODELS, scored["churn_models"].to_arrow().cast(CHURN_MODELS.arrow_schema()))
+
+    def picture(function, plot, main: str):
+        def compute(work):
+            rows: dict[str, pa.Table] = function(work)
+            for name, table in rows.items():
+                work.connection.register(f"rows_of_{name}", table)
+            return plot(work, rows[main])
+
+        return company.compute(compute, DAY)
+
+    assert picture(churn_models, assets.plot_models, "churn_models").startswith(b"\x89PNG")
+    assert picture(churn_scores, assets.plot_scores, "churn_scores").startswith(b"\x89PNG")
+
+
+def test_nothing_of_another_day_is_needed_for_a_training_set(company: Company):
+    day = shop(company)
+    alone = company.compute(churn_training_set, day)[CHURN_TRAINING_SET.name]
+    company.write(day - timedelta(days=5), day)
+    ranged = pl.DataFrame(company.compute(churn_training_set, day - timedelta(days=5), day)[CHURN_TRAINING_SET.name])
+    assert ranged.filter(pl.col("as_of_date") == day).equals(pl.DataFrame(alone))
