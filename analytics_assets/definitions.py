@@ -44,6 +44,15 @@ from analytics_assets.retail.recommendations.assets import (
 )
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS, SEGMENT_MOVEMENTS, customer_segments_asset
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS, accounts_asset
+from analytics_assets.saas.churn.assets import churn_assets
+from analytics_assets.saas.churn.tables import (
+    CHURN_BACKTESTS,
+    CHURN_MODELS,
+    CHURN_OUTCOMES,
+    CHURN_SCORES,
+    CHURN_TRAINING_SET,
+    TRAINING_SETS,
+)
 from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health_asset
 from analytics_assets.saas.health.outcomes import HEALTH_OUTCOMES, health_outcomes_asset
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, usage_assets
@@ -53,13 +62,13 @@ from analytics_assets.warehouse.assets import Platform
 WATCHED = [
     *(EVENTS, TRAITS, IDENTITIES),
     *(ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV, CUSTOMER_SEGMENTS, COHORT_RETENTION, PRODUCT_AFFINITY, RECOMMENDATIONS),
-    *(ACCOUNTS, ACCOUNT_USAGE, ACCOUNT_DAYS, ACCOUNT_HEALTH),
+    *(ACCOUNTS, ACCOUNT_USAGE, ACCOUNT_DAYS, ACCOUNT_HEALTH, CHURN_TRAINING_SET, CHURN_MODELS, CHURN_SCORES),
 ]
 PUBLISHED = [
     *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS, ACCOUNT_RECORDS),
     *WATCHED,
     *(LTV_BACKTESTS, LTV_HINDSIGHT, SEGMENT_MOVEMENTS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, EMAIL_SENDS),
-    *(ACCOUNT_MEMBERS, HEALTH_OUTCOMES),
+    *(ACCOUNT_MEMBERS, HEALTH_OUTCOMES, CHURN_BACKTESTS, CHURN_OUTCOMES, TRAINING_SETS),
 ]
 
 
@@ -102,6 +111,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
             *usage_assets(platform, accounts_aside),
             account_health_asset(platform, accounts_aside),
             health_outcomes_asset(platform, accounts_aside),
+            *churn_assets(platform, identities_aside, newest_day),
         ],
         asset_checks=hourly_checks,
         jobs=[load, nightly_job()],

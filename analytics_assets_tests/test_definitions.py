@@ -42,6 +42,10 @@ GRAPH = {
     "account_days": (["accounts", "events"], DAY, "saas"),
     "account_health": (["account_usage", "accounts"], HOUR, "saas"),
     "health_outcomes": (["account_usage", "accounts"], DAY, "saas"),
+    "churn_training_set": (["account_days", "events", "identities", "orders"], DAY, "saas"),
+    "churn_models": (["account_days", "churn_training_set", "events", "identities", "orders"], DAY, "saas"),
+    "churn_scores": (["account_days", "churn_models", "events", "identities", "orders"], DAY, "saas"),
+    "training_sets": (["account_days", "events", "identities", "orders"], DAY, "saas"),
 }
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},
@@ -76,6 +80,16 @@ CHECKS = {
         *("scores_are_possible", "every_account_has_its_health", "every_component_is_known"),
     },
     "health_outcomes": {"as_declared", "inputs_ready", "rates_are_shares", "at_risk_ends_more_often"},
+    "churn_training_set": {"as_declared", "inputs_ready", "is_fresh", "labels_have_ended", "point_in_time"},
+    "churn_models": {
+        *("as_declared", "inputs_ready", "is_fresh"),
+        *("no_label_is_seen_twice", "one_model_serves", "served_by_an_accepted_model"),
+    },
+    "churn_scores": {
+        *("as_declared", "inputs_ready", "is_fresh"),
+        *("scores_are_possible", "inputs_are_those_learned_from", "scores_are_those_learned_from"),
+    },
+    "training_sets": {"as_declared", "inputs_ready", "point_in_time"},
 }
 SCHEDULES = {
     ("freshness_hourly", "20 * * * *", "Europe/London", "RUNNING"),
@@ -180,6 +194,9 @@ def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> Non
         "cohort_retention": "as_of_date cohort period customers active retention net_revenue",
         "product_affinity": "as_of_date product_id related_product_id baskets support confidence lift rank",
         "recommendations": "as_of_date customer_id list rank product_id score reason",
+        "churn_training_set": "as_of_date subject_id churned label_until",
+        "churn_models": "as_of_date model_id algorithm auc brier lift_top_decile accepted reason",
+        "churn_scores": "as_of_date subject_id probability band reasons model_id",
         "account_usage": "hour account_id events active_users features_used",
         "account_health": "hour account_id score band trend components coverage reasons",
     }
