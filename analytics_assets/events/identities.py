@@ -52,6 +52,13 @@ class People:
         self._alias_ends = np.stack([_places(end, self._identity) for end in ends], axis=1)
         self._alias_known = _microseconds(aliases["known_at"])
 
+    def connected_to(self, identities: pl.Series) -> pl.Series:
+        """Every identity that any chain of aliases, known now or later, joins to one of these."""
+        pairs = self._node_of[self._alias_ends]
+        component = _components(pairs[~self._blocked[pairs].any(axis=1)], len(self._node))[self._node_of]
+        chosen = component[self._identity.is_in(identities.implode()).to_numpy()]
+        return self._identity.filter(pl.Series(np.isin(component, chosen)))
+
     def as_of(self, end: datetime) -> tuple[pl.DataFrame, list[str]]:
         """Make customers of the identities that had been seen or aliased before `end`.
 
@@ -112,13 +119,26 @@ def _components(pairs: np.ndarray, nodes: int) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def maps_as_of(work: Work, days: Sequence[date]) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-    """The map of each day, as `People.as_of` returns it: what `identities` holds, for any day, materialised or not."""
+def only_those(identities: pl.Series, first_seen: pl.DataFrame, aliases: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `People` is made of, without what concerns none of these identities."""
+    of_them = pl.col("identity").is_in(identities.implode())
+    return first_seen.filter(of_them), aliases.filter(of_them | pl.col("other_identity").is_in(identities.implode()))
+
+
+def maps_as_of(work: Work, days: Sequence[date], around: pl.Series | None = None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
+    """The map of each day, as `People.as_of` returns it: what `identities` holds, for any day, materialised or not.
+
+    `around` leaves out everybody who is never joined to one of these identities: the rows of the others are the same.
+    """
     work.read(RECORDS)
     clock = work.platform.clock
     until = clock.begins(max(days) + _ONE_DAY)
     everyone = work.sql(_HERE / "first_seen.sql", start_at=clock.begins(clock.first_day), end_at=until).pl()
-    people = People(everyone, work.sql(_HERE / "aliases.sql").pl(), work.settings.identity)
+    aliases = work.sql(_HERE / "aliases.sql").pl()
+    people = People(everyone, aliases, work.settings.identity)
+    if around is not None:
+        near = people.connected_to(around)
+        people = People(*only_those(near, everyone, aliases), work.settings.identity)
     for day in days:
         yield people.as_of(clock.begins(day + _ONE_DAY))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics_assets.events.identities import People
+from analytics_assets.events.identities import People, only_those
 from analytics_assets.settings import Identity
 
 ANONYMOUS = "{:A>27}="
@@ -20,10 +20,8 @@ def anonymous(name: str) -> str:
     return ANONYMOUS.format(name)
 
 
-def resolve(
-    seen: dict[str, int], aliases: list[tuple[str, ...]], rules: Identity, before: int = 99
-) -> tuple[pl.DataFrame, list[str]]:
-    """The map of everyone seen and aliased before a day; an alias without a day of its own is known from day 0."""
+def first_seen_and_aliases(seen: dict[str, int], aliases: list[tuple[str, ...]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `People` is made of; an alias without a day of its own is known from day 0."""
     instant = pl.Datetime("us", "UTC")
     first_seen = pl.DataFrame(
         {"identity": list(seen), "first_seen_at": [START + timedelta(days=day) for day in seen.values()]},
@@ -37,7 +35,14 @@ def resolve(
         },
         schema={"identity": pl.String, "other_identity": pl.String, "known_at": instant},
     )
-    return People(first_seen, pairs, rules).as_of(START + timedelta(days=before))
+    return first_seen, pairs
+
+
+def resolve(
+    seen: dict[str, int], aliases: list[tuple[str, ...]], rules: Identity, before: int = 99
+) -> tuple[pl.DataFrame, list[str]]:
+    """The map of everyone seen and aliased before a day."""
+    return People(*first_seen_and_aliases(seen, aliases), rules).as_of(START + timedelta(days=before))
 
 
 def people(seen: dict[str, int], aliases: list[tuple[str, str]], **rules) -> dict[str, str | None]:
@@ -185,6 +190,26 @@ def oracle(seen: dict[str, int], aliases: list[tuple[str, str]], rules: Identity
 
     kind = {name: "blocked" if name in blocked else "anonymous" if anonymous_name(name) else "named" for name in nodes}
     return {name: (kind[node[name]], None if node[name] in blocked else customer(found[node[name]])) for name in everybody}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seen=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 3), max_size=9),
+    aliases=st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES), st.integers(0, 3)), max_size=14),
+    around=st.lists(st.sampled_from(NAMES), max_size=3),
+    cap=st.integers(2, 6),
+    before=st.integers(1, 4),
+)
+def test_the_map_around_some_says_of_them_and_theirs_what_the_whole_map_says(seen, aliases, around, cap, before) -> None:
+    rules, end = Identity(max_aliases=cap), START + timedelta(days=before)
+    frames = first_seen_and_aliases(seen, aliases)
+    everybody = People(*frames, rules)
+    near = everybody.connected_to(pl.Series(around, dtype=pl.String))
+    whole = {row[0]: row for row in everybody.as_of(end)[0].iter_rows()}
+    part = {row[0]: row for row in People(*only_those(near, *frames), rules).as_of(end)[0].iter_rows()}
+    assert {name: row for name, row in part.items() if row[1] != "blocked"}.items() <= whole.items()
+    wanted = {row[2] for name, row in whole.items() if name in around} - {None}
+    assert {name for name, row in whole.items() if row[2] in wanted} <= part.keys()
 
 
 @settings(max_examples=300, deadline=None)

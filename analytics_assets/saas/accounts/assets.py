@@ -80,9 +80,11 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
     work.read(ACCOUNT_RECORDS, f"event_date <= '{work.window.last_day}'", in_memory=True)
     people_are_accounts = work.settings.accounts.are == "people"
     found: dict[str, list[pa.Table]] = {ACCOUNTS.name: [], ACCOUNT_MEMBERS.name: []}
-    days = work.days if people_are_accounts or work.connection.sql("FROM account_records LIMIT 1").fetchall() else []
-    # Most homes are shops that name no account: they need no map of who is who.
-    for day, (who, _) in zip(days, maps_as_of(work, days) if days else (), strict=True):
+    naming = work.connection.sql("SELECT DISTINCT identity FROM account_records").pl()["identity"]
+    # Most homes are shops that name no account: they need no map of who is who, and the others one of those who named any.
+    days = work.days if people_are_accounts or len(naming) else []
+    maps = maps_as_of(work, days, around=None if people_are_accounts else naming) if days else ()
+    for day, (who, _) in zip(days, maps, strict=True):
         parameters = {
             "as_of": day,
             "time_zone": work.settings.business.time_zone,
