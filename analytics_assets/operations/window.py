@@ -6,7 +6,8 @@ machine, a new table) told apart from the slope. Everything is a median, so that
 - slope: Theil-Sen, the median of the slopes of all pairs of nights (Sen, JASA 63, 1968, eq. 2.5); with weekday effects only of
   pairs that lie whole weeks apart, the seasonal Kendall slope (Hirsch, Slack, Smith, Water Resources Research 18, 1982);
 - a shift or the weekdays count when they lower the Laplace likelihood's Bayesian information criterion;
-- uncertainty: residuals drawn anew in blocks of a week (Kuensch, Annals of Statistics 17, 1989), and everything fitted again.
+- uncertainty: residuals drawn anew (Efron's bootstrap) and everything fitted again; where nights resemble their neighbours the
+  residuals are widened by what that does to the variance of a trend, (1 + r) / (1 - r).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ FEWEST_NIGHTS = 21
 NIGHTS_READ = 90
 SHORTEST_SEGMENT = 10
 MOST_SHIFTS = 3
-BLOCK = 7
+# Parameters that a shift costs in the criterion: its height, its place, and the search for it. Weekdays cost their six effects.
+SHIFT_COSTS = 5
+WEEKDAYS_COST = 6
 REDRAWS = 400
 # What crosses later than this is no forecast any more.
 HORIZON_DAYS = 730
@@ -93,7 +96,7 @@ def forecast(days: Sequence[date], minutes: Sequence[float], limit: float, seed:
     redrawn = _fit(ordinal, _redraw(series, fit.residuals[0], segments, weekly, seed), segments, weekly)
     grows = bool(np.quantile(redrawn.slope, SURE) > 0)
     crossing = _crossing(fit, ordinal[-1], limit)[0]
-    late_already = crossing <= BLOCK
+    late_already = crossing <= 7
     low, high = np.quantile(_crossing(redrawn, ordinal[-1], limit), INTERVAL, method="nearest")
     known = (grows or late_already) and crossing <= HORIZON_DAYS
     first = int(np.argmax(segments == segments[-1]))
@@ -137,29 +140,43 @@ def _structure(ordinal: Integers, series: Floats) -> tuple[Integers, bool]:
 
 
 def _weekdays_differ(ordinal: Integers, series: Floats, segments: Integers) -> bool:
-    return _criterion(ordinal, series, segments, True) < _criterion(ordinal, series, segments, False)
+    alike, apart = (_loss(_fit(ordinal, series[None, :], segments, weekly)) for weekly in (False, True))
+    return 2 * len(series) * np.log(alike / apart) > WEEKDAYS_COST * np.log(len(series))
 
 
 def _split(ordinal: Integers, series: Floats, segments: Integers, weekly: bool) -> Integers | None:
     """The segments with one more shift where that explains the nights better, else None."""
-    best, standing = None, _criterion(ordinal, series, segments, weekly)
+    best, best_loss = None, np.inf
     for place in range(SHORTEST_SEGMENT, len(series) - SHORTEST_SEGMENT + 1):
         candidate = segments + (np.arange(len(series)) >= place)
         candidate = np.unique(candidate, return_inverse=True)[1].astype(np.int64)
         if candidate[-1] == segments[-1] or np.bincount(candidate).min() < SHORTEST_SEGMENT:
             continue
-        found = _criterion(ordinal, series, candidate, weekly)
-        if found < standing:
-            best, standing = candidate, found
-    return best
+        loss = _loss(_fit(ordinal, series[None, :], candidate, weekly))
+        if loss < best_loss:
+            best, best_loss = candidate, loss
+    if best is None:
+        return None
+    # A busy stretch looks like a shift: nights that resemble their neighbours count as fewer.
+    count = _independent(_fit(ordinal, series[None, :], best, weekly).residuals[0])
+    gained = 2 * count * np.log(_loss(_fit(ordinal, series[None, :], segments, weekly)) / best_loss)
+    return best if gained > SHIFT_COSTS * np.log(len(series)) else None
 
 
-def _criterion(ordinal: Integers, series: Floats, segments: Integers, weekly: bool) -> float:
-    """BIC of Laplace residuals; a shift costs its height, its place, and the search for the place."""
-    count = len(series)
-    loss = np.abs(_fit(ordinal, series[None, :], segments, weekly).residuals[0]).mean()
-    parameters = 2 + 3 * int(segments[-1]) + 6 * weekly
-    return 2 * count * float(np.log(max(loss, 1e-6))) + parameters * float(np.log(count))
+def _independent(residuals: Floats) -> float:
+    """How many independent nights these are worth, by their first-order autocorrelation (Bayley, Hammersley 1946)."""
+    scale = np.median(np.abs(residuals)) or 1.0
+    clipped = np.clip(residuals / scale, -4, 4)
+    if clipped.std() == 0:
+        return float(len(residuals))
+    alike = float(np.corrcoef(clipped[:-1], clipped[1:])[0, 1])
+    # Of a short series it comes out too small (Kendall, Biometrika 41, 1954).
+    alike = min(max(alike + (1 + 4 * alike) / len(residuals), 0.0), 0.9)
+    return len(residuals) * (1 - alike) / (1 + alike)
+
+
+def _loss(fit: _Fit) -> float:
+    return float(max(np.abs(fit.residuals[0]).mean(), 1e-6))
 
 
 def _fit(ordinal: Integers, series: Floats, segments: Integers, weekly: bool) -> _Fit:
@@ -197,13 +214,11 @@ def _slope(ordinal: Integers, series: Floats, segments: Integers, weekly: bool) 
 
 
 def _redraw(series: Floats, residuals: Floats, segments: Integers, weekly: bool, seed: int) -> Floats:
-    """Series as they might have been: residuals in blocks of a week, widened by what fitting has taken out of them."""
+    """Series as they might have been: residuals drawn anew, widened by what fitting took out of them and by their likeness."""
     count = len(series)
-    generator = np.random.default_rng(seed)
-    starts = generator.integers(0, count - BLOCK + 1, size=(REDRAWS, -(-count // BLOCK)))
-    places = (starts[:, :, None] + np.arange(BLOCK)).reshape(REDRAWS, -1)[:, :count]
+    drawn = np.random.default_rng(seed).choice(residuals, size=(REDRAWS, count))
     parameters = 2 + int(segments[-1]) + 6 * weekly
-    return (series - residuals) + residuals[places] * np.sqrt(count / (count - parameters))
+    return (series - residuals) + drawn * np.sqrt(count / (count - parameters) * count / _independent(residuals))
 
 
 def _crossing(fit: _Fit, newest: int, limit: float) -> Floats:

@@ -70,7 +70,7 @@ PLANTED = (
     Planted("1 min a night, nights re-run", 280, slope=1.0, noise=with_outliers),
     Planted("1 min a night, busy nights in a row", 280, slope=1.0, noise=remembering),
     Planted("1 min a night, Sundays 40 min longer", 250, slope=1.0, sunday=40),
-    Planted("half a minute a night and a sudden 45", 270, slope=0.5, shift=45),
+    Planted("half a minute a night and a sudden 45", 240, slope=0.5, shift=45),
     Planted("1 min a night: crosses in 71 days", 230, slope=1.0),
 )
 
