@@ -13,6 +13,8 @@ from analytics_assets.events.loading import export_files_asset, raw_event_hours
 from analytics_assets.events.tables import EVENTS, EXPORT_FILES, IDENTITIES, PROPERTY_SETS, REJECTED_LINES, TRAITS
 from analytics_assets.events.traits import traits_asset
 from analytics_assets.home import Home
+from analytics_assets.operations.alerts import ALERTS
+from analytics_assets.operations.assets import alerts_asset, batch_runs_asset, record_schedule
 from analytics_assets.operations.automation import (
     automation_sensor,
     load_job,
@@ -21,7 +23,9 @@ from analytics_assets.operations.automation import (
     publish_sensor,
     when_inputs_changed,
 )
+from analytics_assets.operations.delivery import alerts_sensor
 from analytics_assets.operations.freshness import freshness_checks, freshness_schedule
+from analytics_assets.operations.run_history import BATCH_RUNS
 from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_affinity_asset
 from analytics_assets.retail.cohorts.assets import COHORT_RETENTION, cohort_retention_asset
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers_asset
@@ -46,6 +50,7 @@ PUBLISHED = [
     *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS),
     *WATCHED,
     *(LTV_BACKTESTS, LTV_HINDSIGHT, SEGMENT_MOVEMENTS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, EMAIL_SENDS),
+    *(BATCH_RUNS, ALERTS),
 ]
 
 
@@ -65,29 +70,32 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     order_items, orders = order_assets(platform, inputs_changed)
     ltv, segments = customer_ltv_asset(platform, identities_aside), customer_segments_asset(platform, identities_aside)
     recommendations = recommendations_asset(platform, identities_aside)
+    record = [batch_runs_asset(platform), alerts_asset(platform)]
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        export_files_asset(platform),
+        raw_event_hours(platform),
+        events_asset(platform, inputs_changed),
+        traits,
+        identities,
+        order_items,
+        orders,
+        customers_asset(platform, identities_aside),
+        ltv,
+        ltv_hindsight_asset(platform, identities_aside),
+        segments,
+        cohort_retention_asset(platform, identities_aside),
+        product_affinity_asset(platform, inputs_changed),
+        recommendations,
+        email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
+        onsite_recommendations_asset(platform, newest_day, [recommendations]),
+        *record,
+    ]
     return dg.Definitions(
-        assets=[
-            export_files_asset(platform),
-            raw_event_hours(platform),
-            events_asset(platform, inputs_changed),
-            traits,
-            identities,
-            order_items,
-            orders,
-            customers_asset(platform, identities_aside),
-            ltv,
-            ltv_hindsight_asset(platform, identities_aside),
-            segments,
-            cohort_retention_asset(platform, identities_aside),
-            product_affinity_asset(platform, inputs_changed),
-            recommendations,
-            email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
-            onsite_recommendations_asset(platform, newest_day, [recommendations]),
-        ],
+        assets=assets,
         asset_checks=hourly_checks,
         jobs=[load, nightly_job()],
-        schedules=[load_schedule(platform, load), freshness_schedule(platform, hourly_checks)],
-        sensors=[automation_sensor(), publish_sensor(platform)],
+        schedules=[load_schedule(platform, load), freshness_schedule(platform, hourly_checks), record_schedule(platform, record)],
+        sensors=[automation_sensor(), publish_sensor(platform), alerts_sensor(platform, assets)],
         resources={
             "published": DuckDBResource(database=str(platform.home.database), connection_config={"access_mode": "READ_ONLY"})
         },

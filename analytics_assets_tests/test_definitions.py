@@ -37,6 +37,8 @@ GRAPH = {
         "activation",
     ),
     "onsite_recommendations": (["recommendations"], DAY, "activation"),
+    "batch_runs": ([], "NoneType", "operations"),
+    "alerts": ([], "NoneType", "operations"),
 }
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},
@@ -63,14 +65,16 @@ CHECKS = {
     },
     "email_campaign": {"is_current", "may_go_out"},
     "onsite_recommendations": {"is_current", "may_go_out"},
+    "batch_runs": {"window_holds"},
 }
 SCHEDULES = {
     ("freshness_hourly", "20 * * * *", "Europe/London", "RUNNING"),
     ("load_exports_hourly", "5 * * * *", "Europe/London", "RUNNING"),
+    ("record_hourly", "40 * * * *", "Europe/London", "RUNNING"),
 }
-SENSORS = {("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
-JOBS = {"daily_metrics", "freshness", "load_exports"}
-AUTOMATED = GRAPH.keys() - {"export_files", "raw_event_hours"}
+SENSORS = {("alerts", "RUNNING"), ("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
+JOBS = {"daily_metrics", "freshness", "load_exports", "record"}
+AUTOMATED = GRAPH.keys() - {"export_files", "raw_event_hours", "batch_runs", "alerts"}
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +171,7 @@ def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> Non
         "cohort_retention": "as_of_date cohort period customers active retention net_revenue",
         "product_affinity": "as_of_date product_id related_product_id baskets support confidence lift rank",
         "recommendations": "as_of_date customer_id list rank product_id score reason",
+        "batch_runs": "asset partition run_id started_at seconds rows attempts status",
     }
     found = {table.name: {column.name for column in table.published_columns} for table in PUBLISHED}
     assert promised.keys() <= found.keys()
@@ -190,7 +195,7 @@ def test_loading_the_code_location_imports_no_heavy_library_and_writes_nothing(t
     program = (
         "import sys; from analytics_assets.definitions import defs, build_definitions, build_platform\n"
         "build_definitions(build_platform()).get_repository_def()\n"
-        "print(sorted({'sklearn', 'altair', 'pyspark', 'vl_convert', 'matplotlib', 'sqlglot'} & set(sys.modules)))"
+        "print(sorted({'sklearn', 'altair', 'apprise', 'pyspark', 'vl_convert', 'matplotlib', 'sqlglot'} & set(sys.modules)))"
     )
     environment = os.environ | {"ANALYTICS_CONFIG": str(tmp_path / "analytics.toml"), "ANALYTICS_HOME": str(tmp_path / "home")}
     done = subprocess.run(

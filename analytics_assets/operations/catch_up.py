@@ -25,6 +25,8 @@ from analytics_assets.warehouse.engine import attach, engine
 AS_OF_DAYS = 30
 # Hours to recompute that lie closer than this are one run: a run costs more than a few hours.
 MERGE_GAP = 24 * 7
+# The tag of the runs that catching up begins in its own process, where no daemon notices their death.
+CATCH_UP = "analytics/catch_up"
 
 
 class StepFailed(Exception):
@@ -71,7 +73,9 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
     started = time.monotonic()
     job = definitions.resolve_implicit_global_asset_job_def()
     keys = [dg.AssetKey(name) for name in (stage.assets if stage else ("export_files",))]
-    tags = {"dagster/asset_partition_range_start": stage.first, "dagster/asset_partition_range_end": stage.last} if stage else {}
+    tags = {CATCH_UP: "true"}
+    if stage:
+        tags |= {"dagster/asset_partition_range_start": stage.first, "dagster/asset_partition_range_end": stage.last}
     config: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if stage is None:
         config["ops"] = {"export_files": {"config": {"mark_hours": False}}}
@@ -86,6 +90,12 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
         assert record.asset_materialization is not None
         computing[name] = float(record.asset_materialization.metadata["seconds"].value)  # type: ignore[arg-type]
     return Done(stage or Stage(("export_files",), "", "", 1), time.monotonic() - started, computing)
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Record the end of runs of a catch-up that was killed. Only who holds the lock `run` may: nobody else's run is at work."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={CATCH_UP: "true"})):
+        instance.report_run_failed(run, "the process of this run was killed")
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:

@@ -4,8 +4,6 @@ An address is one Apprise URL. The outbox, the log and every error know it by th
 place in there (`ANALYTICS_ALERT_URLS#1`), never by the URL.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from analytics_assets.operations.alerts import PLATFORM, WATCHING, look_at_ended_runs, look_at_now, masked
+from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, masked
 from analytics_assets.operations.outbox import NO_ADDRESS, Alert, Message, Outbox, Standing
 from analytics_assets.settings import AlertRoute, Alerts
 from analytics_assets.warehouse.assets import Platform
@@ -31,7 +29,7 @@ Send = Callable[[str, str, str, bool], str | None]
 
 def outbox_of(platform: Platform) -> Outbox:
     """The outbox of a home."""
-    return Outbox(platform.home.root / "alerts.sqlite")
+    return Outbox(platform.home.alerts)
 
 
 def urls_of(variable: str) -> list[str]:
@@ -43,7 +41,9 @@ def addresses_for(alert: Alert, routes: Sequence[AlertRoute]) -> list[str]:
     """Names of the addresses that an alert goes to; the variable's own name where it is not set."""
     found: list[str] = []
     for route in routes:
-        if alert.severity not in route.severities or (route.owners and alert.owners and not set(route.owners) & set(alert.owners)):
+        if alert.severity not in route.severities or (
+            route.owners and alert.owners and not set(route.owners) & set(alert.owners)
+        ):
             continue
         names = [f"{route.urls}#{place}" for place, _ in enumerate(urls_of(route.urls), start=1)] or [route.urls]
         # An address that accepts nothing would not accept that news either.
@@ -181,7 +181,7 @@ def _note_absence(outbox: Outbox, now: datetime) -> None:
     if before and now - datetime.fromisoformat(before) > ASLEEP:
         text = f"nobody watched from {before[:16]} to {now.isoformat()[:16]} UTC: the daemon was down. It runs again."
         with outbox.together():
-            outbox.raise_alert(Alert("absence", "daemon dead", "error", PLATFORM, text), now)
+            outbox.raise_alert(Alert("absence", DAEMON, "error", PLATFORM, text), now)
             outbox.recover("absence", now)
 
 
@@ -194,9 +194,9 @@ def summary(standing: Sequence[Standing], accepted: int, refused: int) -> str:
     return f"{len(standing)} stand ({subjects}{', …' if len(standing) > 5 else ''}); {sent}"
 
 
-def alerts_sensor(platform: Platform, assets: Sequence[dg.AssetsDefinition]) -> dg.SensorDefinition:
+def alerts_sensor(platform: Platform, assets: Sequence[dg.AssetsDefinition | dg.AssetSpec]) -> dg.SensorDefinition:
     """Watches, every minute."""
-    specs = [spec for asset in assets for spec in asset.specs]
+    specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
 
     @dg.sensor(name="alerts", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
     def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:

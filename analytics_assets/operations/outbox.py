@@ -129,7 +129,9 @@ class Outbox:
             The alert's number.
         """
         with self._connection() as connection:
-            standing = connection.execute("SELECT alert FROM alerts WHERE key = ? AND recovered_at IS NULL", (alert.key,)).fetchone()
+            standing = connection.execute(
+                "SELECT alert FROM alerts WHERE key = ? AND recovered_at IS NULL", (alert.key,)
+            ).fetchone()
             if standing:
                 connection.execute(
                     "UPDATE alerts SET times_seen = times_seen + 1, seen_at = max(seen_at, ?), text = ?, partition = ?, run_id = ? "
@@ -150,7 +152,9 @@ class Outbox:
     def recover(self, key: str, at: datetime) -> bool:
         """Note that a thing is right again; False where it was."""
         with self._connection() as connection:
-            ended = connection.execute("UPDATE alerts SET recovered_at = ? WHERE key = ? AND recovered_at IS NULL", (_text(at), key))
+            ended = connection.execute(
+                "UPDATE alerts SET recovered_at = ? WHERE key = ? AND recovered_at IS NULL", (_text(at), key)
+            )
             return ended.rowcount == 1
 
     def seen_first(self, run_id: str, ended_at: datetime) -> bool:
@@ -286,7 +290,7 @@ class Outbox:
             return {}
         with self._connection(writing=False) as connection:
             rows = connection.execute(f"SELECT address, count(*) FROM messages WHERE {where} GROUP BY 1 ORDER BY 1", values)
-            return {address: count for address, count in rows}
+            return dict(rows)
 
     def note(self, name: str) -> str | None:
         """What was noted under a name."""

@@ -34,10 +34,10 @@ BATCH_RUNS = Table(
         Column("finished_at", "TIMESTAMPTZ", "When the asset ended, or the run that died under it."),
         Column("seconds", "DOUBLE", "From beginning to end, pauses before retries included, divided by `partitions`.", "seconds"),
         Column("rows", "BIGINT", "Rows of the partition; NULL where none were made.", "rows", nullable=True),
-        Column("attempts", "INTEGER", "How often the step was begun in this run: 2 is one retry after a passing fault."),
+        Column("attempts", "BIGINT", "How often the step was begun in this run: 2 is one retry after a passing fault.", "attempts"),
         Column("status", "VARCHAR", "`success`, `failure`, `canceled`, or `not_run`: something before it failed."),
-        Column("partitions", "INTEGER", "Partitions that the step computed together: a range is one step."),
-        Column("run_retry", "INTEGER", "0, or n where Dagster began the n-th new run after a worker crashed."),
+        Column("partitions", "BIGINT", "Partitions that the step computed together: a range is one step.", "partitions"),
+        Column("run_retry", "BIGINT", "0, or n where Dagster began the n-th new run after a worker crashed."),
         Column("backfill", "VARCHAR", "Dagster's id of the backfill that asked for the run, if one did.", nullable=True),
         Column(
             "cost", "DECIMAL(18,6)", "`seconds` at `[operations] price_per_hour` as it was set then; NULL where it was not.",
@@ -114,7 +114,9 @@ def steps_of(instance: dg.DagsterInstance, run: DagsterRun) -> dict[str, StepRun
             planned: Any = event.event_specific_data
             name = planned.asset_key.to_user_string()
             step = steps.setdefault(name, StepRun(name))
-            step.partitions += list(planned.partitions_subset.get_partition_keys()) if planned.partitions_subset else [event.partition]
+            step.partitions += (
+                list(planned.partitions_subset.get_partition_keys()) if planned.partitions_subset else [event.partition]
+            )
             if event.step_key and name not in assets_of.setdefault(event.step_key, []):
                 assets_of[event.step_key].append(name)
         elif kind == DagsterEventType.ASSET_MATERIALIZATION:
@@ -165,26 +167,26 @@ def rows_of_run(platform: Platform, record: RunRecord, steps: Mapping[str, StepR
         ended = step.ended or (run_ended if step.begun else began)
         count = len(step.partitions)
         seconds = round((ended - began).total_seconds() / count, 6) if count else 0.0
-        for partition in step.partitions:
-            rows.append(
-                {
-                    "asset": step.asset,
-                    "partition": partition,
-                    "run_id": run.run_id,
-                    "run_date": platform.clock.day_of(run_started),
-                    "job": run.job_name,
-                    "started_at": began,
-                    "finished_at": ended,
-                    "seconds": seconds,
-                    "rows": step.made.get(partition),
-                    "attempts": len(step.begun),
-                    "status": _status(run, step, partition),
-                    "partitions": count,
-                    "run_retry": int(run.tags.get("dagster/retry_number", 0)),
-                    "backfill": run.tags.get("dagster/backfill"),
-                    "cost": _cost(seconds, platform.settings.operations.price_per_hour),
-                }
-            )
+        rows += [
+            {
+                "asset": step.asset,
+                "partition": partition,
+                "run_id": run.run_id,
+                "run_date": platform.clock.day_of(run_started),
+                "job": run.job_name,
+                "started_at": began,
+                "finished_at": ended,
+                "seconds": seconds,
+                "rows": step.made.get(partition),
+                "attempts": len(step.begun),
+                "status": _status(run, step, partition),
+                "partitions": count,
+                "run_retry": int(run.tags.get("dagster/retry_number", 0)),
+                "backfill": run.tags.get("dagster/backfill"),
+                "cost": _cost(seconds, platform.settings.operations.price_per_hour),
+            }
+            for partition in step.partitions
+        ]
     return rows
 
 

@@ -254,15 +254,17 @@ def driver(nights: Mapping[str, Sequence[tuple[date, float, int | None]]]) -> Dr
     Args:
         nights: by asset, its (day, seconds, rows), ascending by day.
     """
-    slopes = {asset: theil_sen([day for day, _, _ in each], [seconds for _, seconds, _ in each]) for asset, each in nights.items()}
+    slopes = {
+        asset: theil_sen([day for day, _, _ in each], [seconds for _, seconds, _ in each]) for asset, each in nights.items()
+    }
     growth = sum(max(slope, 0.0) for slope in slopes.values())
     if growth <= 0:
         return None
     asset = max(sorted(slopes), key=lambda name: slopes[name])
     counted = [(day, seconds, rows) for day, seconds, rows in nights[asset] if rows and seconds > 0]
     when = [day for day, _, _ in counted]
-    rows_rate = theil_sen(when, [float(np.log(rows)) for _, _, rows in counted])
-    each_rate = theil_sen(when, [float(np.log(seconds / rows)) for _, seconds, rows in counted])
+    rows_rate = float(np.expm1(theil_sen(when, [float(np.log(rows)) for _, _, rows in counted])))
+    each_rate = float(np.expm1(theil_sen(when, [float(np.log(seconds / rows)) for _, seconds, rows in counted])))
     return Driver(asset, slopes[asset], slopes[asset] / growth, rows_rate, each_rate)
 
 

@@ -75,7 +75,8 @@ def test_a_range_is_one_row_a_partition_and_a_retry_is_an_attempt(platform, inst
     run_id = run(definitions(flaky=1), instance, "first", **RANGE)
     assert record_runs(platform, instance) == 1
     assert rows(platform, "asset, partition, rows, attempts, status, partitions, run_id") == [
-        ("first", f"2011-{day}", number, 2, "success", 4, run_id) for number, day in enumerate(("10-29", "10-30", "10-31", "11-01"))
+        ("first", f"2011-{day}", number, 2, "success", 4, run_id)
+        for number, day in enumerate(("10-29", "10-30", "10-31", "11-01"))
     ]
 
 
