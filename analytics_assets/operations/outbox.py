@@ -115,12 +115,19 @@ class Outbox:
         connection.row_factory = sqlite3.Row
         try:
             if writing:
-                connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA}")
+                if not self._is_there:
+                    connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+                connection.execute("BEGIN IMMEDIATE")
             yield connection
             if writing:
                 connection.execute("COMMIT")
         finally:
             connection.close()
+
+    @property
+    def _is_there(self) -> bool:
+        """The schema comes into the file as a whole; before that the file is not there, or empty."""
+        return self.file.exists() and self.file.stat().st_size > 0
 
     def raise_alert(self, alert: Alert, at: datetime) -> int:
         """Note that something is wrong; what stands already is seen once more.
@@ -170,7 +177,7 @@ class Outbox:
 
     def seen_until(self) -> datetime | None:
         """When the newest run that was looked at had ended."""
-        if not self.file.exists():
+        if not self._is_there:
             return None
         with self._connection(writing=False) as connection:
             newest = connection.execute("SELECT max(ended_at) FROM runs_seen").fetchone()[0]
@@ -267,7 +274,7 @@ class Outbox:
 
     def alerts(self, standing_only: bool = False) -> list[Standing]:
         """Alerts, newest first, with what became of their messages."""
-        if not self.file.exists():
+        if not self._is_there:
             return []
         where = "WHERE recovered_at IS NULL" if standing_only else ""
         with self._connection(writing=False) as connection:
@@ -286,7 +293,7 @@ class Outbox:
         return self._counted("state IN (?, ?) AND due_at < ?", (WAITING, TAKEN, _text(before)))
 
     def _counted(self, where: str, values: tuple[str, ...]) -> dict[str, int]:
-        if not self.file.exists():
+        if not self._is_there:
             return {}
         with self._connection(writing=False) as connection:
             rows = connection.execute(f"SELECT address, count(*) FROM messages WHERE {where} GROUP BY 1 ORDER BY 1", values)
@@ -294,7 +301,7 @@ class Outbox:
 
     def note(self, name: str) -> str | None:
         """What was noted under a name."""
-        if not self.file.exists():
+        if not self._is_there:
             return None
         with self._connection(writing=False) as connection:
             row = connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()

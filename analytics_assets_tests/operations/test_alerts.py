@@ -164,7 +164,7 @@ def test_a_worker_that_dies_is_an_alert(shop) -> None:
     [run] = shop.instance.get_runs()
     planned = [
         record.event_log_entry for record in shop.instance.event_log_storage.get_records_for_run(run.run_id).records
-        if record.event_log_entry.dagster_event and "PLANNED" in record.event_log_entry.dagster_event.event_type_value
+        if (event := record.event_log_entry.dagster_event) and event.event_type_value == "ASSET_MATERIALIZATION_PLANNED"
     ]  # fmt: skip
     shop.instance.delete_run(run.run_id)
     shop.instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
@@ -197,9 +197,8 @@ def test_what_is_late_depends_on_the_assets_own_past(past, allowed) -> None:
     assert found is None if allowed is None else found[1] == pytest.approx(allowed)
 
 
-def test_a_run_is_late_while_it_runs_and_a_range_may_take_longer(shop) -> None:
-    for key, keys in (("2011-10-30", 1), ("2011-10-31", 1)):
-        shop.run("orders", key)
+def test_a_run_is_late_while_it_runs(shop) -> None:
+    shop.run("orders", "2011-10-31")
     past = [
         {"asset": "orders", "partition": f"p{number}", "run_id": str(number), "run_date": NOW.date(), "job": "j", "started_at": NOW,
          "finished_at": NOW, "seconds": 60.0 + number, "rows": 1, "attempts": 1, "status": "success", "partitions": 1,

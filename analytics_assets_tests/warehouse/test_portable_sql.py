@@ -55,6 +55,7 @@ PARAMETERS: dict[str, Any] = {
     "trait": "trait 1",
     "below": "c",
     "cohort_by": "first order month",
+    "newest": 2,
 }
 
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -231,6 +232,9 @@ _POOLS = {
     "currency": "['EUR', 'GBP', 'JPY'][1 + {r} % 3]",
     "order_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "item_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
+    "partition": "DATE '2026-03-28' + CAST({r} % 9 AS INTEGER)",
+    "status": "['success', 'success', 'failure'][1 + {r} % 3]",
+    "partitions": "1 + {r} % 5 // 4",
     "occurred_second": "1774656000 + {r} % 40 * 600",
 }
 _OF_TYPE = {
