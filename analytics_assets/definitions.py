@@ -25,6 +25,7 @@ from analytics_assets.operations.automation import (
 )
 from analytics_assets.operations.delivery import alerts_sensor
 from analytics_assets.operations.freshness import freshness_checks, freshness_schedule
+from analytics_assets.operations.proof import REPRODUCIBILITY, proof_schedule, reproducibility_asset
 from analytics_assets.operations.run_history import BATCH_RUNS
 from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_affinity_asset
 from analytics_assets.retail.cohorts.assets import COHORT_RETENTION, cohort_retention_asset
@@ -50,7 +51,7 @@ PUBLISHED = [
     *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS),
     *WATCHED,
     *(LTV_BACKTESTS, LTV_HINDSIGHT, SEGMENT_MOVEMENTS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, EMAIL_SENDS),
-    *(BATCH_RUNS, ALERTS),
+    *(BATCH_RUNS, ALERTS, REPRODUCIBILITY),
 ]
 
 
@@ -70,6 +71,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     order_items, orders = order_assets(platform, inputs_changed)
     ltv, segments = customer_ltv_asset(platform, identities_aside), customer_segments_asset(platform, identities_aside)
     recommendations = recommendations_asset(platform, identities_aside)
+    proof = reproducibility_asset(platform)
     record = [batch_runs_asset(platform), alerts_asset(platform)]
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
         export_files_asset(platform),
@@ -89,12 +91,18 @@ def build_definitions(platform: Platform) -> dg.Definitions:
         email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
         onsite_recommendations_asset(platform, newest_day, [recommendations]),
         *record,
+        proof,
     ]
     return dg.Definitions(
         assets=assets,
         asset_checks=hourly_checks,
         jobs=[load, nightly_job()],
-        schedules=[load_schedule(platform, load), freshness_schedule(platform, hourly_checks), record_schedule(platform, record)],
+        schedules=[
+            load_schedule(platform, load),
+            freshness_schedule(platform, hourly_checks),
+            record_schedule(platform, record),
+            proof_schedule(platform, proof),
+        ],
         sensors=[automation_sensor(), publish_sensor(platform), alerts_sensor(platform, assets)],
         resources={
             "published": DuckDBResource(database=str(platform.home.database), connection_config={"access_mode": "READ_ONLY"})

@@ -39,6 +39,7 @@ GRAPH = {
     "onsite_recommendations": (["recommendations"], DAY, "activation"),
     "batch_runs": ([], "NoneType", "operations"),
     "alerts": ([], "NoneType", "operations"),
+    "reproducibility": ([], "NoneType", "operations"),
 }
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},
@@ -66,15 +67,17 @@ CHECKS = {
     "email_campaign": {"is_current", "may_go_out"},
     "onsite_recommendations": {"is_current", "may_go_out"},
     "batch_runs": {"window_holds"},
+    "reproducibility": {"recomputes_equal"},
 }
 SCHEDULES = {
     ("freshness_hourly", "20 * * * *", "Europe/London", "RUNNING"),
     ("load_exports_hourly", "5 * * * *", "Europe/London", "RUNNING"),
+    ("proof_daily", "0 11 * * *", "Europe/London", "RUNNING"),
     ("record_hourly", "40 * * * *", "Europe/London", "RUNNING"),
 }
 SENSORS = {("alerts", "RUNNING"), ("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
-JOBS = {"daily_metrics", "freshness", "load_exports", "record"}
-AUTOMATED = GRAPH.keys() - {"export_files", "raw_event_hours", "batch_runs", "alerts"}
+JOBS = {"daily_metrics", "freshness", "load_exports", "proof_of_idempotency", "record"}
+AUTOMATED = GRAPH.keys() - {"export_files", "raw_event_hours", "batch_runs", "alerts", "reproducibility"}
 
 
 @pytest.fixture(scope="module")

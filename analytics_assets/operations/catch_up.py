@@ -116,7 +116,7 @@ def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stag
     start, end = clock.begins(clock.first_day), hours_in(platform, through)
     keys = clock.hour_keys(start, end)
     there = instance.get_materialized_partitions(dg.AssetKey("events"))
-    differing = set(_differing_hours(platform, start, end))
+    differing = set(differing_hours(platform, start, end))
     for hour in list(differing):
         before = hour - timedelta(minutes=platform.settings.items.window_minutes)
         if clock.day_of(before) != clock.day_of(hour):
@@ -127,7 +127,8 @@ def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stag
     return [Stage(("events",), *one) for one in _ranges(list(keys.values()), wanted, MERGE_GAP)]
 
 
-def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
+def differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
+    """Hours whose events are not those of the landed records."""
     with engine() as connection:
         for table in (RECORDS, EVENTS, PROPERTY_SETS):
             attach(connection, platform.lake.pin(table))
@@ -150,11 +151,33 @@ def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list
     return [hour.astimezone(UTC) for (hour,) in found]
 
 
+@dataclass(frozen=True)
+class Needed:
+    """The days that a daily asset keeps filled, and those of them that are missing or older than an input."""
+
+    asset: str
+    outgoing: bool
+    days: list[date]
+    wanted: list[date]
+
+
 def days_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Stage]:
     """Ranges of days that are missing or older than an input, of every daily asset, in the order in which they must run.
 
-    How many days an asset keeps filled says its tag. Neighbours in that order that need the same days are one stage.
+    Neighbours in that order that need the same days are one stage.
     """
+    groups: list[tuple[list[str], list[tuple[str, str, int]], bool]] = []
+    for needed in needed_days(platform, instance, definitions):
+        ranges = _ranges([day.isoformat() for day in needed.days], map(needed.days.index, needed.wanted), gap=7)
+        if groups and groups[-1][1:] == (ranges, needed.outgoing):
+            groups[-1][0].append(needed.asset)
+        else:
+            groups.append(([needed.asset], ranges, needed.outgoing))
+    return [Stage(tuple(names), *one, outgoing) for names, ranges, outgoing in groups for one in ranges]
+
+
+def needed_days(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Needed]:
+    """What every daily asset needs, in the order in which they must run. How many days one keeps filled says its tag."""
     through = data_through(platform.home)
     if through is None:
         return []
@@ -162,7 +185,7 @@ def days_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: d
     rebuilt = changed_assets(platform)
     graph = definitions.resolve_asset_graph()
     planned: dict[str, set[date]] = {}
-    groups: list[tuple[list[str], list[tuple[str, str, int]], bool]] = []
+    needed: list[Needed] = []
     nodes = [graph.get(key) for key in graph.toposorted_asset_keys]
     daily = [node for node in nodes if isinstance(node.partitions_def, dg.DailyPartitionsDefinition)]
     # Nothing that is filled for all days reads what is filled for some, so that sorting keeps the order of dependencies.
@@ -186,13 +209,8 @@ def days_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: d
             if name in rebuilt or day.isoformat() not in made or made[day.isoformat()] < changed.get(day, -math.inf)
         ]
         planned[name] = set(wanted)
-        ranges = _ranges([day.isoformat() for day in days], map(days.index, wanted), gap=7)
-        kind = ranges, node.group_name == "activation"
-        if groups and groups[-1][1:] == kind:
-            groups[-1][0].append(name)
-        else:
-            groups.append(([name], *kind))
-    return [Stage(tuple(names), *one, outgoing) for names, ranges, outgoing in groups for one in ranges]
+        needed.append(Needed(name, node.group_name == "activation", days, wanted))
+    return needed
 
 
 def _computed(instance: dg.DagsterInstance, asset: str, planned: set[date]) -> dict[date, float]:

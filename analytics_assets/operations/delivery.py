@@ -4,6 +4,7 @@ An address is one Apprise URL. The outbox, the log and every error know it by th
 place in there (`ANALYTICS_ALERT_URLS#1`), never by the URL.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -127,6 +128,9 @@ def send_by_apprise(url: str, title: str, text: str, bad_news: bool) -> str | No
     """
     import apprise
 
+    # Its log names hosts, and URLs that it cannot read.
+    apprise.logger.propagate = False
+    apprise.logger.addHandler(logging.NullHandler())
     service = apprise.Apprise.instantiate(url)
     if service is None:
         return "not a URL that Apprise knows"

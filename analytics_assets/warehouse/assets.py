@@ -65,12 +65,14 @@ class Platform:
     """What every asset is built from: settings, home, clock, and the tables that get published.
 
     While `hold_publishing` is set, commits do not show in `analytics.duckdb`; who sets it publishes afterwards.
+    `computations` are those of the assets built so far, by asset.
     """
 
     settings: Settings
     home: Home
     published_tables: list[Table] = field(default_factory=list)
     hold_publishing: bool = False
+    computations: dict[str, "Computation"] = field(default_factory=dict)
 
     @cached_property
     def clock(self) -> BusinessClock:
@@ -127,6 +129,14 @@ class Work:
 Compute = Callable[[Work], Mapping[str, pa.Table]]
 
 
+@dataclass(frozen=True)
+class Computation:
+    """How the rows of an asset's tables are computed, the main table first."""
+
+    tables: tuple[Table, ...]
+    compute: Compute
+
+
 def code_version(platform: Platform, compute: Callable[..., Any], tables: Sequence[Table], settings: Sequence[str]) -> str:
     """Changes when the code beside the asset, the declared columns or the settings that it uses change."""
     folder = Path(inspect.getfile(compute)).parent
@@ -159,6 +169,7 @@ def table_asset(
     of `FILLS`; as-of tables are `recent` where it is not given.
     """
     main = tables[0]
+    platform.computations[main.name] = Computation(tuple(tables), compute)
     partitions = platform.clock.hours if main.grain == "hour" else platform.clock.days
     specs = [
         dg.AssetCheckSpec("inputs_ready", asset=main.name, blocking=True, description=_INPUTS_READY),
@@ -340,7 +351,7 @@ def _declared_violations(table: Table, rows: str, window: Window) -> str:
         f"SELECT '{of}key not unique: ' || concat_ws(', ', {key}), count(*) FROM {rows} GROUP BY {key} HAVING count(*) > 1"
     )
     parts.append(
-        f"SELECT '{of}outside the partition', count(*) FROM {rows} WHERE NOT ({_in_window(table, window)}) HAVING count(*) > 0"
+        f"SELECT '{of}outside the partition', count(*) FROM {rows} WHERE NOT ({in_window(table, window)}) HAVING count(*) > 0"
     )
     return " UNION ALL ".join(parts)
 
@@ -360,14 +371,15 @@ def _write(work: Work, table: Table, rows: pa.Table, run_id: str) -> _Written:
     predicate = predicate_for(table, work.window)
     if now.version is not None:
         attach(work.connection, now, predicate, name="stored")
-        stored = work.connection.sql(f"SELECT * FROM stored WHERE {_in_window(table, work.window)}")
+        stored = work.connection.sql(f"SELECT * FROM stored WHERE {in_window(table, work.window)}")
         if _digests(work, table, "stored_rows", stored) == digests:
             return _Written(now.version, digests, unchanged=True)
     note = {"run_id": run_id, "partitions": f"{work.window.start.isoformat()} to {work.window.end.isoformat()}"}
     return _Written(lake.replace(table, rows, predicate, note), digests, unchanged=False)
 
 
-def _in_window(table: Table, window: Window) -> str:
+def in_window(table: Table, window: Window) -> str:
+    """The SQL condition that a row of a table lies in the partitions of a window."""
     if table.grain == "hour":
         return f"hour >= TIMESTAMPTZ '{window.start.isoformat()}' AND hour < TIMESTAMPTZ '{window.end.isoformat()}'"
     return f"{table.partition_column} BETWEEN DATE '{window.first_day}' AND DATE '{window.last_day}'"
