@@ -186,6 +186,9 @@ class Outbox:
     def address(self, number: int, news: str, addresses: Sequence[str], at: datetime, state: str = WAITING) -> None:
         """Write the messages about an alert, one an address, unless they are written already."""
         with self._connection() as connection:
+            if state == WAITING and addresses:
+                query = "DELETE FROM messages WHERE alert = ? AND news = ? AND state = ?"
+                connection.execute(query, (number, news, NO_ADDRESS))
             connection.executemany(
                 "INSERT INTO messages (alert, news, address, state, due_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 [(number, news, address, state, _text(at)) for address in addresses],
@@ -194,17 +197,16 @@ class Outbox:
     def unaddressed(self, raised_after: datetime) -> list[tuple[Standing, str]]:
         """Alerts that nobody was written to yet, with the news: those that stand, and those that came and went after an instant.
 
-        News that an alert ended is written to nobody who was not told that it began.
+        News that an alert ended is written to nobody who was not told that it began. Where no address was known, nobody was told.
         """
+        told = "EXISTS (SELECT 1 FROM messages m WHERE m.alert = alerts.alert AND m.news = '{news}' AND m.state <> '{none}')"
+        began, ended = (told.format(news=news, none=NO_ADDRESS) for news in ("raised", "recovered"))
         with self._connection() as connection:
             rows = connection.execute(
-                """SELECT alerts.*, 'raised' AS news FROM alerts
-                WHERE (recovered_at IS NULL OR raised_at >= ?)
-                AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.alert = alerts.alert AND m.news = 'raised')
+                f"""SELECT alerts.*, 'raised' AS news FROM alerts
+                WHERE (recovered_at IS NULL OR raised_at >= ?) AND NOT {began}
                 UNION ALL SELECT alerts.*, 'recovered' FROM alerts
-                WHERE recovered_at IS NOT NULL
-                AND (raised_at >= ? OR EXISTS (SELECT 1 FROM messages m WHERE m.alert = alerts.alert AND m.news = 'raised'))
-                AND NOT EXISTS (SELECT 1 FROM messages m WHERE m.alert = alerts.alert AND m.news = 'recovered')
+                WHERE recovered_at IS NOT NULL AND (raised_at >= ? OR {began}) AND NOT {ended}
                 ORDER BY alert, news""",
                 (_text(raised_after), _text(raised_after)),
             ).fetchall()

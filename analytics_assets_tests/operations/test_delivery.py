@@ -201,15 +201,20 @@ def test_routes_go_by_owner_and_severity(monkeypatch) -> None:
     assert addresses_for(deaf, routes) == ["ONE#2", "OTHER#1", "UNSET_VARIABLE"]
 
 
-def test_without_an_address_alerts_are_kept_and_nothing_waits(outbox, monkeypatch) -> None:
+def test_without_an_address_alerts_are_kept_nothing_waits_and_what_stands_is_told_once_there_is_one(outbox, monkeypatch) -> None:
     monkeypatch.delenv("TEST_URLS", raising=False)
-    outbox.raise_alert(alert(1), NOW)
-    write_messages(outbox, SETTINGS, NOW)
-    assert outbox.due(NOW) == [] and outbox.overdue(NOW + timedelta(days=1)) == {} and outbox.unaddressed(NOW) == []
-    assert outbox.alerts()[0].delivery == "raised: no address, TEST_URLS"
+    for number in (1, 2):
+        outbox.raise_alert(alert(number), NOW)
+    for _ in range(2):
+        write_messages(outbox, SETTINGS, NOW)
+        assert outbox.due(NOW) == [] and outbox.overdue(NOW + timedelta(days=1)) == {}
+        assert outbox.alerts()[0].delivery == "raised: no address, TEST_URLS"
     outbox.recover("key 1", NOW)
-    write_messages(outbox, SETTINGS, NOW)
-    assert outbox.due(NOW) == []
+    monkeypatch.setenv("TEST_URLS", "json://a")
+    write_messages(outbox, SETTINGS, NOW + timedelta(days=2))
+    [message] = outbox.take("TEST_URLS#1", NOW + timedelta(days=2))
+    assert (message.alert_number, message.news) == (2, "raised")
+    assert outbox.alerts()[0].delivery == "raised: taken, TEST_URLS#1, 1 attempts"
 
 
 def test_a_url_that_was_taken_away_is_a_problem_that_is_told(outbox, monkeypatch) -> None:
