@@ -25,6 +25,7 @@ from analytics_assets.operations.automation import (
 )
 from analytics_assets.operations.delivery import alerts_sensor
 from analytics_assets.operations.freshness import freshness_checks, freshness_schedule
+from analytics_assets.operations.maintenance import maintenance_job, maintenance_schedule
 from analytics_assets.operations.proof import REPRODUCIBILITY, proof_schedule, reproducibility_asset
 from analytics_assets.operations.run_history import BATCH_RUNS
 from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_affinity_asset
@@ -65,7 +66,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     inputs_changed = when_inputs_changed()
     identities_aside = when_inputs_changed("identities")
     newest_day = when_inputs_changed("identities", lookback=None)
-    load = load_job()
+    load, maintenance = load_job(), maintenance_job(platform)
     hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform)]
     traits, identities = traits_asset(platform, inputs_changed), identities_asset(platform, inputs_changed)
     order_items, orders = order_assets(platform, inputs_changed)
@@ -96,12 +97,13 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         asset_checks=hourly_checks,
-        jobs=[load, nightly_job()],
+        jobs=[load, nightly_job(), maintenance],
         schedules=[
             load_schedule(platform, load),
             freshness_schedule(platform, hourly_checks),
             record_schedule(platform, record),
             proof_schedule(platform, proof),
+            maintenance_schedule(platform, maintenance),
         ],
         sensors=[automation_sensor(), publish_sensor(platform), alerts_sensor(platform, assets)],
         resources={

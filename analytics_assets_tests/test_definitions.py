@@ -71,12 +71,13 @@ CHECKS = {
 }
 SCHEDULES = {
     ("freshness_hourly", "20 * * * *", "Europe/London", "RUNNING"),
+    ("lake_maintenance_weekly", "0 12 * * 0", "Europe/London", "RUNNING"),
     ("load_exports_hourly", "5 * * * *", "Europe/London", "RUNNING"),
     ("proof_daily", "0 11 * * *", "Europe/London", "RUNNING"),
     ("record_hourly", "40 * * * *", "Europe/London", "RUNNING"),
 }
 SENSORS = {("alerts", "RUNNING"), ("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
-JOBS = {"daily_metrics", "freshness", "load_exports", "proof_of_idempotency", "record"}
+JOBS = {"daily_metrics", "freshness", "lake_maintenance", "load_exports", "proof_of_idempotency", "record"}
 AUTOMATED = GRAPH.keys() - {"export_files", "raw_event_hours", "batch_runs", "alerts", "reproducibility"}
 
 

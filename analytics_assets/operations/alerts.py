@@ -35,7 +35,7 @@ ALERTS = Table(
         Column("partition", "VARCHAR", "Hours or business days that are concerned; NULL where none are.", nullable=True),
         Column("owners", "VARCHAR", "Who looks after the asset; empty for the platform itself."),
         Column("text", "VARCHAR", "What was seen last. Addresses of people are masked."),
-        Column("run_id", "VARCHAR", "The run in which it was seen first; NULL where it was not a run.", nullable=True),
+        Column("run_id", "VARCHAR", "The run in which it was seen last; NULL where it was not a run.", nullable=True),
         Column("raised_at", "TIMESTAMPTZ", "When it was seen first."),
         Column("seen_at", "TIMESTAMPTZ", "When it was seen last."),
         Column("times_seen", "BIGINT", "How often it was seen; only the first time was told.", "times"),
