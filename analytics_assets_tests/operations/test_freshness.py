@@ -106,7 +106,11 @@ def test_states(newest: int | None, tolerated: int, failed_before: bool, state: 
 def test_the_check_that_passes_after_it_failed_says_recovered_once(branch, at_the_time) -> None:
     platform = build_platform(parse_settings(LIVE, "x"), branch.home)
     check = freshness_checks(platform, [ORDERS])[0]
-    definitions = dg.Definitions(assets=[dg.AssetSpec("orders")], asset_checks=[check], jobs=[dg.define_asset_job("all_checks")])
+    definitions = dg.Definitions(
+        assets=[dg.AssetSpec("orders")],
+        asset_checks=[check],
+        jobs=[dg.define_asset_job("all_checks", selection=dg.AssetSelection.all_asset_checks())],
+    )
     states = []
     with dg.DagsterInstance.ephemeral() as instance:
         for now in ("2011-11-03T07:00", "2011-11-03T05:00", "2011-11-03T05:10"):
