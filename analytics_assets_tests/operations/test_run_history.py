@@ -9,6 +9,7 @@ import pytest
 from analytics_assets.definitions import build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations import run_history
+from analytics_assets.operations.catch_up import CATCH_UP, end_dead_runs
 from analytics_assets.operations.run_history import BATCH_RUNS, record_runs
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import attach, engine
@@ -183,3 +184,14 @@ def test_more_runs_than_a_page_are_all_recorded_in_the_order_in_which_they_ended
     instance.add_run_tags(ids[0], {"touched": "last"})
     assert [record.dagster_run.run_id for record in run_history.ended_runs(instance, None)] in (ids, [*ids[1:], ids[0]])
     assert record_runs(platform, instance) == 5
+
+
+def test_runs_of_a_catch_up_that_was_killed_are_ended_and_others_are_left_alone(platform, instance) -> None:
+    runs = {}
+    for tags in ({CATCH_UP: "true"}, {}):
+        run_id = run(definitions(), instance, "loader", **tags)
+        done = instance.get_run_by_id(run_id)
+        instance.delete_run(run_id)
+        runs[run_id] = instance.add_run(done.with_status(dg.DagsterRunStatus.STARTED))
+    end_dead_runs(instance)
+    assert [instance.get_run_by_id(run_id).status.value for run_id in runs] == ["FAILURE", "STARTED"]
