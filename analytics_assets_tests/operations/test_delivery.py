@@ -223,12 +223,22 @@ def test_without_an_address_alerts_are_kept_nothing_waits_and_what_stands_is_tol
 
 
 def test_a_url_that_was_taken_away_is_a_problem_that_is_told(outbox, monkeypatch) -> None:
+    monkeypatch.setenv("TEST_URLS", "json://a json://b")
+    outbox.raise_alert(alert(1), NOW)
+    write_messages(outbox, SETTINGS, NOW)
+    monkeypatch.setenv("TEST_URLS", "json://a")
+    assert deliver(outbox, SETTINGS, Minutes(), lambda *_: None) == (1, 1)
+    assert "(TEST_URLS has no URL number 2)" in outbox.alerts()[0].delivery
+
+
+def test_a_process_without_the_addresses_leaves_messages_to_one_that_has_them(outbox, monkeypatch) -> None:
     monkeypatch.setenv("TEST_URLS", "json://a")
     outbox.raise_alert(alert(1), NOW)
     write_messages(outbox, SETTINGS, NOW)
-    monkeypatch.setenv("TEST_URLS", "")
-    assert deliver(outbox, SETTINGS, Minutes(), send_by_apprise) == (0, 1)
-    assert "(TEST_URLS has no URL number 1)" in outbox.alerts()[0].delivery
+    monkeypatch.delenv("TEST_URLS")
+    assert deliver(outbox, SETTINGS, Minutes(), lambda *_: None) == (0, 0)
+    [message] = outbox.take("TEST_URLS#1", NOW)
+    assert message.attempts == 1
 
 
 def test_a_message_says_what_where_and_which_run() -> None:
