@@ -1,4 +1,4 @@
-"""The command line: `analytics-assets run | check | accept | sent | health | ui`. The Makefile calls it."""
+"""The command line: `analytics-assets run | check | accept | sent | health | alerts | alive | ui`. The Makefile calls it."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ def main() -> None:
     sent.add_argument("day", type=_day, help="the list's business day, for example 2026-03-31")
     health = commands.add_parser("health", help="say what other health weights would change, now and in the past; writes nothing")
     health.add_argument("settings", type=Path, help="a settings file with the new [health]")
+    alerts = commands.add_parser("alerts", help="what is wrong, since when, and who was told")
+    alerts.add_argument("--all", action="store_true", help="what was wrong and is right again, too")
+    alerts.add_argument("--retry", action="store_true", help="try again to deliver what no endpoint accepted")
+    commands.add_parser("alive", help="for a watcher outside: one line, and exit code 1 when the platform does not do its work")
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
     ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
     arguments = parser.parse_args()
@@ -80,6 +84,10 @@ def main() -> None:
             _sent(settings, home, arguments.day)
         elif arguments.command == "health":
             _health(settings, home, arguments.settings)
+        elif arguments.command == "alerts":
+            _alerts(settings, home, arguments.all, arguments.retry)
+        elif arguments.command == "alive":
+            sys.exit(_alive(settings, home))
         else:
             sys.exit(_ui(home, arguments.port))
     except (SettingsError, HomeError, ExportError, StepFailed, SendRefused, NoUsage, OSError) as error:
@@ -120,7 +128,9 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
     from analytics_assets.definitions import build_definitions, build_platform
     from analytics_assets.events.kissmetrics import list_files
     from analytics_assets.events.loading import pin_export
-    from analytics_assets.operations.catch_up import catch_up, changed_assets, run_stage
+    from analytics_assets.operations.assets import record_now
+    from analytics_assets.operations.catch_up import catch_up, changed_assets, end_dead_runs, run_stage
+    from analytics_assets.operations.delivery import watch
 
     # Dagster's notes on parameters that may still change are for us, not for the reader of a progress bar.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -134,6 +144,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
         batch_started = time.monotonic()
         platform = build_platform(settings, home)
         with dagster_instance(home) as instance:
+            end_dead_runs(instance)
             task = progress.add_task("load export files", total=None)
             done = [run_stage(build_definitions(platform), instance, None)]
             progress.update(task, total=1, completed=1)
@@ -151,7 +162,12 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
                 span = f"{stage.first} to {stage.last}" if stage.partitions > 1 else stage.first  # type: ignore[attr-defined]
                 tasks.append(progress.add_task(f"{names}  {span}", total=None))
 
-            done += catch_up(platform, instance, begin)
+            definitions = build_definitions(platform)
+            try:
+                done += catch_up(platform, instance, begin)
+            finally:
+                watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
+                record_now(definitions, instance)
             for task_id in tasks:
                 progress.update(task_id, total=1, completed=1)  # type: ignore[arg-type]
         platform.publish()
@@ -356,6 +372,42 @@ def _health(settings: Settings, home: Home, new: Path) -> None:
         figures = ("-" if auc is None else f"{auc:.3f}" for auc in (one.auc_now, one.auc_new))
         grid.add_row(f"{one.day}", f"{one.accounts:,}", f"{one.ended:,}", *figures)
     console.print(grid)
+
+
+def _alerts(settings: Settings, home: Home, every: bool, retry: bool) -> None:
+    """List alerts, those that stand first to last; deliver again what was undelivered."""
+    from datetime import UTC, datetime
+
+    from analytics_assets.definitions import build_platform
+    from analytics_assets.operations.delivery import deliver, outbox_of, send_by_apprise
+
+    outbox = outbox_of(build_platform(settings, home))
+    if retry:
+        clock = lambda: datetime.now(UTC)  # noqa: E731
+        due = outbox.try_again(clock())
+        accepted, refused = deliver(outbox, settings.alerts, clock, send_by_apprise)
+        console.print(f"{due} messages were undelivered; {accepted} accepted now, {refused} not")
+    found = outbox.alerts(standing_only=not every)
+    for one in found:
+        until = f" to {one.recovered_at:%Y-%m-%d %H:%M}" if one.recovered_at else ""
+        head = f"#{one.number} {one.alert.severity} {one.alert.kind}: {one.raised_at:%Y-%m-%d %H:%M}{until} UTC, seen {one.times_seen}×"
+        console.print(
+            _plain(f"{head}\n    {one.alert.text}\n    {one.delivery or 'nobody was told yet'}"), highlight=False, soft_wrap=True
+        )
+    if not found:
+        console.print("nothing is wrong" if not every else "nothing was ever wrong")
+
+
+def _alive(settings: Settings, home: Home) -> int:
+    """Say in one line whether the platform does its work."""
+    from datetime import UTC, datetime
+
+    from analytics_assets.operations.alive import look
+
+    with dagster_instance(home) as instance:
+        found = look(settings, home, instance, datetime.now(UTC))
+    console.print(_plain(found.line), highlight=False, soft_wrap=True)
+    return 0 if found.alive else 1
 
 
 def _check(settings: Settings, home: Home, exports: str | None) -> None:

@@ -21,6 +21,8 @@ from analytics_assets.events.tables import (
 )
 from analytics_assets.events.traits import traits_asset
 from analytics_assets.home import Home
+from analytics_assets.operations.alerts import ALERTS
+from analytics_assets.operations.assets import alerts_asset, batch_runs_asset, record_schedule
 from analytics_assets.operations.automation import (
     automation_sensor,
     load_job,
@@ -29,7 +31,11 @@ from analytics_assets.operations.automation import (
     publish_sensor,
     when_inputs_changed,
 )
+from analytics_assets.operations.delivery import alerts_sensor
 from analytics_assets.operations.freshness import freshness_checks, freshness_schedule
+from analytics_assets.operations.maintenance import maintenance_job, maintenance_schedule
+from analytics_assets.operations.proof import REPRODUCIBILITY, proof_schedule, reproducibility_asset
+from analytics_assets.operations.run_history import BATCH_RUNS
 from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_affinity_asset
 from analytics_assets.retail.cohorts.assets import COHORT_RETENTION, cohort_retention_asset
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers_asset
@@ -69,6 +75,7 @@ PUBLISHED = [
     *WATCHED,
     *(LTV_BACKTESTS, LTV_HINDSIGHT, SEGMENT_MOVEMENTS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, EMAIL_SENDS),
     *(ACCOUNT_MEMBERS, HEALTH_OUTCOMES, CHURN_BACKTESTS, CHURN_OUTCOMES, TRAINING_SETS),
+    *(BATCH_RUNS, ALERTS, REPRODUCIBILITY),
 ]
 
 
@@ -83,40 +90,51 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     identities_aside = when_inputs_changed("identities")
     accounts_aside = when_inputs_changed("accounts")
     newest_day = when_inputs_changed("identities", lookback=None)
-    load = load_job()
+    load, maintenance = load_job(), maintenance_job(platform)
     hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform)]
     traits, identities = traits_asset(platform, inputs_changed), identities_asset(platform, inputs_changed)
     order_items, orders = order_assets(platform, inputs_changed)
     ltv, segments = customer_ltv_asset(platform, identities_aside), customer_segments_asset(platform, identities_aside)
     recommendations = recommendations_asset(platform, identities_aside)
+    proof = reproducibility_asset(platform)
+    record = [batch_runs_asset(platform), alerts_asset(platform)]
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        export_files_asset(platform),
+        raw_event_hours(platform),
+        events_asset(platform, inputs_changed),
+        traits,
+        identities,
+        order_items,
+        orders,
+        customers_asset(platform, identities_aside),
+        ltv,
+        ltv_hindsight_asset(platform, identities_aside),
+        segments,
+        cohort_retention_asset(platform, identities_aside),
+        product_affinity_asset(platform, inputs_changed),
+        recommendations,
+        email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
+        onsite_recommendations_asset(platform, newest_day, [recommendations]),
+        accounts_asset(platform, inputs_changed),
+        *usage_assets(platform, accounts_aside),
+        account_health_asset(platform, accounts_aside),
+        health_outcomes_asset(platform, accounts_aside),
+        *churn_assets(platform, identities_aside, newest_day),
+        *record,
+        proof,
+    ]
     return dg.Definitions(
-        assets=[
-            export_files_asset(platform),
-            raw_event_hours(platform),
-            events_asset(platform, inputs_changed),
-            traits,
-            identities,
-            order_items,
-            orders,
-            customers_asset(platform, identities_aside),
-            ltv,
-            ltv_hindsight_asset(platform, identities_aside),
-            segments,
-            cohort_retention_asset(platform, identities_aside),
-            product_affinity_asset(platform, inputs_changed),
-            recommendations,
-            email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
-            onsite_recommendations_asset(platform, newest_day, [recommendations]),
-            accounts_asset(platform, inputs_changed),
-            *usage_assets(platform, accounts_aside),
-            account_health_asset(platform, accounts_aside),
-            health_outcomes_asset(platform, accounts_aside),
-            *churn_assets(platform, identities_aside, newest_day),
-        ],
+        assets=assets,
         asset_checks=hourly_checks,
-        jobs=[load, nightly_job()],
-        schedules=[load_schedule(platform, load), freshness_schedule(platform, hourly_checks)],
-        sensors=[automation_sensor(), publish_sensor(platform)],
+        jobs=[load, nightly_job(), maintenance],
+        schedules=[
+            load_schedule(platform, load),
+            freshness_schedule(platform, hourly_checks),
+            record_schedule(platform, record),
+            proof_schedule(platform, proof),
+            maintenance_schedule(platform, maintenance),
+        ],
+        sensors=[automation_sensor(), publish_sensor(platform), alerts_sensor(platform, assets)],
         resources={
             "published": DuckDBResource(database=str(platform.home.database), connection_config={"access_mode": "READ_ONLY"})
         },

@@ -65,6 +65,11 @@ class Home:
         return self.root / "dagster"
 
     @property
+    def alerts(self) -> Path:
+        """The outbox of alerts."""
+        return self.root / "alerts.sqlite"
+
+    @property
     def simulation(self) -> Path:
         """The simulated company's export."""
         return self.root / "simulation"

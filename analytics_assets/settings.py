@@ -11,7 +11,8 @@ import hashlib
 import os
 import re
 import tomllib
-from datetime import date
+from datetime import date, time
+from decimal import Decimal
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -392,6 +393,41 @@ class Activation(_Table):
     onsite_hours_to_live: Annotated[int, Field(ge=1, le=24 * 90)] = 72
 
 
+class Operations(_Table):
+    """The night and what it costs.
+
+    The night's tables must be there by `window_ends`, on the clock of the business; a forecast that they will not be is told
+    `warn_days` ahead. `price_per_hour` of the machine, in the business's currency, gives runs a cost. Of each table
+    `proof_partitions` old partitions are computed again every day, beside the live ones, and compared.
+    """
+
+    window_ends: time = time(6)
+    warn_days: Annotated[int, Field(ge=1, le=365)] = 30
+    price_per_hour: Annotated[Decimal, Field(ge=0)] | None = None
+    proof_partitions: Annotated[int, Field(ge=0, le=100)] = 1
+
+
+Severity = Literal["warning", "error"]
+
+
+class AlertRoute(_Table):
+    """One way to people: which alerts go to the Apprise URLs that an environment variable holds.
+
+    `urls` names the variable, never a URL: addresses are secrets. Without `owners` every owner's alerts are meant.
+    """
+
+    urls: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$", description="the name of an environment variable")]
+    owners: tuple[str, ...] = ()
+    severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = ("warning", "error")
+
+
+class Alerts(_Table):
+    """Who hears of what: an alert goes along every route that fits it. `attempts` are made before it counts as undelivered."""
+
+    routes: tuple[AlertRoute, ...] = (AlertRoute(urls="ANALYTICS_ALERT_URLS"),)
+    attempts: Annotated[int, Field(ge=1, le=20)] = 8
+
+
 class Exports(_Table):
     """Where new export files arrive; `make run EXPORTS=… FORMAT=…` says the same for one home."""
 
@@ -419,6 +455,8 @@ class Settings(_Table):
     health: Health = Health()
     churn: Churn = Churn()
     training_sets: tuple[TrainingSet, ...] = ()
+    operations: Operations = Operations()
+    alerts: Alerts = Alerts()
 
     def fingerprint(self, *names: str) -> str:
         """Twelve hex digits over the named settings (`business.currency`, `events`, ...): part of a table's code version."""

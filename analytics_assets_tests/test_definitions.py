@@ -46,6 +46,9 @@ GRAPH = {
     "churn_models": (["account_days", "churn_training_set", "events", "identities", "orders"], DAY, "saas"),
     "churn_scores": (["account_days", "churn_models", "events", "identities", "orders"], DAY, "saas"),
     "training_sets": (["account_days", "events", "identities", "orders"], DAY, "saas"),
+    "batch_runs": ([], "NoneType", "operations"),
+    "alerts": ([], "NoneType", "operations"),
+    "reproducibility": ([], "NoneType", "operations"),
 }
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},
@@ -90,14 +93,19 @@ CHECKS = {
         *("scores_are_possible", "inputs_are_those_learned_from", "scores_are_those_learned_from"),
     },
     "training_sets": {"as_declared", "inputs_ready", "point_in_time"},
+    "batch_runs": {"window_holds"},
+    "reproducibility": {"recomputes_equal"},
 }
 SCHEDULES = {
     ("freshness_hourly", "20 * * * *", "Europe/London", "RUNNING"),
+    ("lake_maintenance_weekly", "0 12 * * 0", "Europe/London", "RUNNING"),
     ("load_exports_hourly", "5 * * * *", "Europe/London", "RUNNING"),
+    ("proof_daily", "0 11 * * *", "Europe/London", "RUNNING"),
+    ("record_hourly", "40 * * * *", "Europe/London", "RUNNING"),
 }
-SENSORS = {("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
-JOBS = {"daily_metrics", "freshness", "load_exports"}
-AUTOMATED = GRAPH.keys() - {"export_files", "raw_event_hours"}
+SENSORS = {("alerts", "RUNNING"), ("automation", "RUNNING"), ("publish_leftovers", "RUNNING")}
+JOBS = {"daily_metrics", "freshness", "lake_maintenance", "load_exports", "proof_of_idempotency", "record"}
+AUTOMATED = GRAPH.keys() - {"export_files", "raw_event_hours", "batch_runs", "alerts", "reproducibility"}
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +207,7 @@ def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> Non
         "churn_scores": "as_of_date subject_id probability band reasons model_id",
         "account_usage": "hour account_id events active_users features_used",
         "account_health": "hour account_id score band trend components coverage reasons",
+        "batch_runs": "asset partition run_id started_at seconds rows attempts status",
     }
     found = {table.name: {column.name for column in table.published_columns} for table in PUBLISHED}
     assert promised.keys() <= found.keys()
@@ -222,7 +231,7 @@ def test_loading_the_code_location_imports_no_heavy_library_and_writes_nothing(t
     program = (
         "import sys; from analytics_assets.definitions import defs, build_definitions, build_platform\n"
         "build_definitions(build_platform()).get_repository_def()\n"
-        "print(sorted({'sklearn', 'altair', 'pyspark', 'vl_convert', 'matplotlib', 'sqlglot'} & set(sys.modules)))"
+        "print(sorted({'sklearn', 'altair', 'apprise', 'pyspark', 'vl_convert', 'matplotlib', 'sqlglot'} & set(sys.modules)))"
     )
     environment = os.environ | {"ANALYTICS_CONFIG": str(tmp_path / "analytics.toml"), "ANALYTICS_HOME": str(tmp_path / "home")}
     done = subprocess.run(

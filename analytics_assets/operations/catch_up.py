@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 from dagster import DagsterEventType
@@ -28,6 +27,8 @@ from analytics_assets.warehouse.engine import attach, engine
 AS_OF_DAYS = 30
 # Partitions to recompute that lie closer than this are one run: a run costs more than a few of them.
 MERGE_GAP_DAYS = 7
+# The tag of the runs that catching up begins in its own process, where no daemon notices their death.
+CATCH_UP = "analytics/catch_up"
 
 
 class StepFailed(Exception):
@@ -74,7 +75,9 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
     started = time.monotonic()
     job = definitions.resolve_implicit_global_asset_job_def()
     keys = [dg.AssetKey(name) for name in (stage.assets if stage else ("export_files",))]
-    tags = {"dagster/asset_partition_range_start": stage.first, "dagster/asset_partition_range_end": stage.last} if stage else {}
+    tags = {CATCH_UP: "true"}
+    if stage:
+        tags |= {"dagster/asset_partition_range_start": stage.first, "dagster/asset_partition_range_end": stage.last}
     config: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if stage is None:
         config["ops"] = {"export_files": {"config": {"mark_hours": False}}}
@@ -89,6 +92,12 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
         assert record.asset_materialization is not None
         computing[name] = float(record.asset_materialization.metadata["seconds"].value)  # type: ignore[arg-type]
     return Done(stage or Stage(("export_files",), "", "", 1), time.monotonic() - started, computing)
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Record the end of runs of a catch-up that was killed. Only who holds the lock `run` may: nobody else's run is at work."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={CATCH_UP: "true"})):
+        instance.report_run_failed(run, "the process of this run was killed")
 
 
 def _why(result: dg.ExecuteInProcessResult) -> str:
@@ -112,7 +121,7 @@ def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stag
     start, end = clock.begins(clock.first_day), hours_in(platform, through)
     keys = clock.hour_keys(start, end)
     there = instance.get_materialized_partitions(dg.AssetKey("events"))
-    differing = set(_differing_hours(platform, start, end))
+    differing = set(differing_hours(platform, start, end))
     for hour in list(differing):
         before = hour - timedelta(minutes=platform.settings.items.window_minutes)
         if clock.day_of(before) != clock.day_of(hour):
@@ -124,7 +133,8 @@ def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stag
     return [Stage(("events",), names[low], names[high], high - low + 1) for low, high in _spans(wanted, 24 * MERGE_GAP_DAYS)]
 
 
-def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
+def differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
+    """Hours whose events are not those of the landed records."""
     with engine() as connection:
         for table in (RECORDS, EVENTS, PROPERTY_SETS):
             attach(connection, platform.lake.pin(table))
@@ -147,70 +157,84 @@ def _differing_hours(platform: Platform, start: datetime, end: datetime) -> list
     return [hour.astimezone(UTC) for (hour,) in found]
 
 
-def metrics_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Stage]:
-    """Ranges of partitions that are missing or older than an input, of everything computed from events, in the order in which
-    they must run.
+@dataclass(frozen=True)
+class Needed:
+    """What an asset keeps filled: its partitions by business day, and the days that are missing or older than an input.
 
-    Planned by the day, hourly assets too: a day of theirs is run again as a whole. How many days an asset keeps filled says its
-    tag. Assets that can run one after the other and need the same partitions are one stage.
+    Hourly assets are planned by the day too: a day of theirs is run again as a whole.
     """
+
+    asset: str
+    inputs: frozenset[str]
+    outgoing: bool
+    keys: dict[date, list[str]]
+    wanted: list[date]
+
+    def ranges(self) -> list[tuple[str, str, int]]:
+        """First key, last key and number of partitions of each run that it takes."""
+        days = list(self.keys)
+        spans = _spans(map(days.index, self.wanted), gap=MERGE_GAP_DAYS)
+        counted = [(low, high, sum(len(self.keys[day]) for day in days[low : high + 1])) for low, high in spans]
+        return [(self.keys[days[low]][0], self.keys[days[high]][-1], count) for low, high, count in counted]
+
+
+def metrics_to_run(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Stage]:
+    """Ranges of partitions that are missing or older than an input, in the order in which they must run.
+
+    Assets that can run one after the other and need the same partitions are one stage.
+    """
+    waiting = {needed.asset: needed for needed in needed_partitions(platform, instance, definitions)}
+    groups: list[tuple[list[str], list[tuple[str, str, int]], bool]] = []
+    while waiting:
+        ready = [needed for needed in waiting.values() if not needed.inputs & waiting.keys()]
+        following = [needed for needed in ready if groups and groups[-1][1:] == (needed.ranges(), needed.outgoing)]
+        needed = (following or ready)[0]
+        if following:
+            groups[-1][0].append(needed.asset)
+        else:
+            groups.append(([needed.asset], needed.ranges(), needed.outgoing))
+        del waiting[needed.asset]
+    return [Stage(tuple(names), *one, outgoing) for names, ranges, outgoing in groups for one in ranges]
+
+
+def needed_partitions(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> list[Needed]:
+    """What every asset that is computed from events needs. How many days one keeps filled says its tag."""
     through = data_through(platform.home)
     if through is None:
         return []
     clock, rebuilt = platform.clock, changed_assets(platform)
     end = hours_in(platform, through)
-    hours = clock.hour_keys(clock.begins(clock.first_day), end)
-    keys_of_day: dict[date, list[str]] = defaultdict(list)
-    for hour, key in hours.items():
-        keys_of_day[clock.day_of(hour)].append(key)
-    whole_days = [day for day in keys_of_day if day < clock.day_of(end)]
+    hours: dict[date, list[str]] = defaultdict(list)
+    for hour, key in clock.hour_keys(clock.begins(clock.first_day), end).items():
+        hours[clock.day_of(hour)].append(key)
+    all_days = list(hours)
+    days = {day: [day.isoformat()] for day in all_days if day < clock.day_of(end)}
     graph = definitions.resolve_asset_graph()
-    nodes = [graph.get(key) for key in graph.toposorted_asset_keys]
-    waiting = sorted(
-        (node for node in nodes if FILL in node.tags and node.key != _EVENTS), key=lambda node: FILLS.index(node.tags[FILL])
-    )
-    planned: dict[dg.AssetKey, set[date]] = {}
-    groups: list[tuple[list[str], list[tuple[str, str, int]], bool]] = []
-
-    def plan(node: Any) -> tuple[list[tuple[str, str, int]], bool]:
-        name, by_the_hour = node.key.to_user_string(), isinstance(node.partitions_def, dg.HourlyPartitionsDefinition)
-        days = list(keys_of_day) if by_the_hour else whole_days
-        days = days[-{"newest": 1, "recent": AS_OF_DAYS}.get(node.tags[FILL], len(days)) :]
-        keys = [keys_of_day[day] if by_the_hour else [day.isoformat()] for day in days]
-        made = _made(instance, name)
-        changed = [-math.inf] * len(days)
+    nodes = [node for key in graph.toposorted_asset_keys if FILL in (node := graph.get(key)).tags and key != _EVENTS]
+    planned: dict[dg.AssetKey, list[date]] = {}
+    needed: dict[dg.AssetKey, Needed] = {}
+    for node in nodes:
+        by_the_hour = isinstance(node.partitions_def, dg.HourlyPartitionsDefinition)
+        every = hours if by_the_hour else days
+        count = {"newest": 1, "recent": AS_OF_DAYS}.get(node.tags[FILL], len(every))
+        keys = dict(list(every.items())[-count:])
+        changed = dict.fromkeys(all_days, -math.inf)
         for parent in node.parent_keys:
-            computed = _computed(instance, parent.to_user_string(), planned.get(parent, set()))
+            computed = _computed(instance, parent.to_user_string(), planned.get(parent, []))
             reach = _days_back(node.partition_mappings.get(parent), by_the_hour)
-            newest = _newest_within(computed, list(keys_of_day), reach)
-            changed = [max(one, newest[day]) for one, day in zip(changed, days, strict=True)]
-        wanted = [
-            number
-            for number, of_day in enumerate(keys)
-            if name in rebuilt or min(made.get(key, -1) for key in of_day) < max(changed[number], 0)
+            newest = _newest_within(computed, all_days, reach)
+            changed = {day: max(changed[day], newest[day]) for day in all_days}
+        made = _made(instance, node.key.to_user_string())
+        planned[node.key] = [
+            day
+            for day, of_day in keys.items()
+            if node.key.to_user_string() in rebuilt or min(made.get(key, -1) for key in of_day) < max(changed[day], 0)
         ]
-        planned[node.key] = {days[number] for number in wanted}
-        ranges = [
-            (keys[low][0], keys[high][-1], sum(map(len, keys[low : high + 1])))
-            for low, high in _spans(wanted, gap=MERGE_GAP_DAYS)
-        ]
-        return ranges, node.group_name == "activation"
-
-    kinds: dict[dg.AssetKey, tuple[list[tuple[str, str, int]], bool]] = {}
-    while waiting:
-        left = {node.key for node in waiting}
-        ready = [node for node in waiting if not left & set(node.parent_keys)]
-        for node in ready:
-            if node.key not in kinds:
-                kinds[node.key] = plan(node)
-        following = [node for node in ready if groups and groups[-1][1:] == kinds[node.key]]
-        node = (following or ready)[0]
-        if following:
-            groups[-1][0].append(node.key.to_user_string())
-        else:
-            groups.append(([node.key.to_user_string()], *kinds[node.key]))
-        waiting.remove(node)
-    return [Stage(tuple(names), *one, outgoing) for names, ranges, outgoing in groups for one in ranges]
+        inputs = frozenset(parent.to_user_string() for parent in node.parent_keys)
+        outgoing = node.group_name == "activation"
+        needed[node.key] = Needed(node.key.to_user_string(), inputs, outgoing, keys, planned[node.key])
+    # Assets that keep the same days filled stand together, so that they can share a run.
+    return [needed[node.key] for node in sorted(nodes, key=lambda node: FILLS.index(node.tags[FILL]))]
 
 
 _EVENTS = dg.AssetKey("events")
@@ -231,7 +255,7 @@ def _newest_within(computed: Mapping[date, float], days: Sequence[date], reach: 
     return dict(zip(days, values.rolling_max(min(reach, len(days)) + 1, min_samples=1), strict=True))
 
 
-def _computed(instance: dg.DagsterInstance, asset: str, planned: set[date]) -> dict[date, float]:
+def _computed(instance: dg.DagsterInstance, asset: str, planned: Sequence[date]) -> dict[date, float]:
     """When each day of an asset was last computed, an hourly one's with its latest hour; infinite for what is about to be."""
     computed: dict[date, float] = {}
     for key, storage_id in _made(instance, asset).items():

@@ -44,31 +44,52 @@ def freshness_checks(platform: Platform, tables: Sequence[Table]) -> list[dg.Ass
     return [_freshness_check(platform, table) for table in tables]
 
 
+def state_of(newest: datetime | None, expected: datetime, tolerance: timedelta, failed_before: bool, computed: bool) -> str:
+    """`unknown` (never computed), `empty` (computed, and never held a row), `fresh`, `late` (behind, and tolerated), `stale`, or `recovered`: fresh for the first time after it failed."""
+    if newest is None:
+        return "empty" if computed else "unknown"
+    if newest < expected - tolerance:
+        return "stale"
+    if newest < expected:
+        return "late"
+    return "recovered" if failed_before else "fresh"
+
+
 def _freshness_check(platform: Platform, table: Table) -> dg.AssetChecksDefinition:
+    key = dg.AssetCheckKey(dg.AssetKey(table.name), "is_fresh")
+
     @dg.asset_check(
         asset=table.name,
-        name="is_fresh",
+        name=key.name,
         description="The newest business time in the table is the one that is due by now, whenever the last run was. "
         "Hours and days without any event count as missing; a table that was computed and never held a row does not: a shop "
-        "without accounts has no usage of accounts.",
+        "without accounts has no usage of accounts. `state` is fresh, late (quiet hours, tolerated for a day), stale, unknown (never "
+        "computed), empty (computed, and nothing in the export makes a row), or recovered.",
     )
-    def is_fresh() -> dg.AssetCheckResult:
+    def is_fresh(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         newest, expected = newest_business_time(platform, table), expected_business_time(platform, table)
         tolerance = timedelta(days=1) if table.grain == "hour" else timedelta(0)
-        if newest is None and platform.lake.pin(table).version is not None:
-            return dg.AssetCheckResult(passed=True, metadata={"newest business time": "nothing in the export makes a row"})
-        passed = newest is not None and newest >= expected - tolerance
-        behind = (expected - newest) if newest and not passed else timedelta(0)
+        computed = platform.lake.pin(table).version is not None
+        state = state_of(newest, expected, tolerance, _failed_before(context.instance, key), computed)
+        behind = max(expected - newest, timedelta(0)) if newest else None
         return dg.AssetCheckResult(
-            passed=passed,
+            passed=state not in ("unknown", "stale"),
             metadata={
+                "state": state,
                 "newest business time": str(newest),
                 "due by now": str(expected),
-                "behind": str(behind) if newest else "the table is empty",
+                "behind": "the table is empty" if behind is None else str(behind),
             },
         )
 
     return is_fresh
+
+
+def _failed_before(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> bool:
+    """Whether the newest evaluation of a check failed."""
+    history = instance.event_log_storage.get_asset_check_execution_history(key, limit=2)
+    made = [record.evaluation for record in history if isinstance(record.evaluation, dg.AssetCheckEvaluation)]
+    return bool(made) and not made[0].passed
 
 
 def freshness_schedule(platform: Platform, checks: Sequence[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:

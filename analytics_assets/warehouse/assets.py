@@ -78,12 +78,14 @@ class Platform:
     """What every asset is built from: settings, home, clock, and the tables that get published.
 
     While `hold_publishing` is set, commits do not show in `analytics.duckdb`; who sets it publishes afterwards.
+    `computations` are those of the assets built so far, by asset.
     """
 
     settings: Settings
     home: Home
     published_tables: list[Table] = field(default_factory=list)
     hold_publishing: bool = False
+    computations: dict[str, "Computation"] = field(default_factory=dict)
 
     @cached_property
     def clock(self) -> BusinessClock:
@@ -152,6 +154,14 @@ Rows: TypeAlias = pa.Table | Staged
 Compute = Callable[[Work], Mapping[str, Rows]]
 
 
+@dataclass(frozen=True)
+class Computation:
+    """How the rows of an asset's tables are computed, the main table first."""
+
+    tables: tuple[Table, ...]
+    compute: Compute
+
+
 def code_version(platform: Platform, compute: Callable[..., Any], tables: Sequence[Table], settings: Sequence[str]) -> str:
     """Changes when the code beside the asset, the declared columns or the settings that it uses change."""
     folder = Path(inspect.getfile(compute)).parent
@@ -184,6 +194,7 @@ def table_asset(
     of `FILLS`; as-of tables are `recent` where it is not given.
     """
     main = tables[0]
+    platform.computations[main.name] = Computation(tuple(tables), compute)
     partitions = platform.clock.hours if main.grain == "hour" else platform.clock.days
     specs = [
         dg.AssetCheckSpec("inputs_ready", asset=main.name, blocking=True, description=_INPUTS_READY),
@@ -380,7 +391,7 @@ def _declared_violations(table: Table, rows: str, window: Window, in_order: bool
     """
     counts = {
         **{f"NULL in {c.name}": f'"{c.name}" IS NULL' for c in table.columns if not c.nullable},
-        "outside the partition": f"NOT ({_in_window(table, window)})",
+        "outside the partition": f"NOT ({in_window(table, window)})",
     }
     counted = ", ".join(f"count(*) FILTER ({condition}) AS c{number}" for number, condition in enumerate(counts.values()))
     found = ", ".join(f"('{table.name}: {what}', c{number})" for number, what in enumerate(counts))
@@ -413,14 +424,15 @@ def _write(work: Work, table: Table, rows: Rows, name: str, run_id: str) -> _Wri
     predicate = predicate_for(table, work.window)
     if now.version is not None:
         attach(work.connection, now, predicate, name="stored")
-        if _digests(work, table, f"(FROM stored WHERE {_in_window(table, work.window)})") == digests:
+        if _digests(work, table, f"(FROM stored WHERE {in_window(table, work.window)})") == digests:
             return _Written(now.version, digests, first_rows, unchanged=True)
     note = {"run_id": run_id, "partitions": f"{work.window.start.isoformat()} to {work.window.end.isoformat()}"}
     replaced = lake.adopt(rows, work.window, note) if isinstance(rows, Staged) else lake.replace(table, rows, predicate, note)
     return _Written(replaced, digests, first_rows, unchanged=False)
 
 
-def _in_window(table: Table, window: Window) -> str:
+def in_window(table: Table, window: Window) -> str:
+    """The SQL condition that a row of a table lies in the partitions of a window."""
     if table.grain == "hour":
         return f"hour >= TIMESTAMPTZ '{window.start.isoformat()}' AND hour < TIMESTAMPTZ '{window.end.isoformat()}'"
     return f"{table.partition_column} BETWEEN DATE '{window.first_day}' AND DATE '{window.last_day}'"

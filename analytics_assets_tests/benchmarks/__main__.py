@@ -23,7 +23,7 @@ from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.kissmetrics import write_export
 from analytics_assets.simulation.retailer import Retailer, simulate
-from analytics_assets_tests.benchmarks import affinity, batch, churn, landing, ltv, recommendations, suite
+from analytics_assets_tests.benchmarks import affinity, batch, churn, landing, ltv, recommendations, suite, window
 from analytics_assets_tests.benchmarks.big_shop import BigShop
 from analytics_assets_tests.benchmarks.comparison import Comparison
 
@@ -49,7 +49,7 @@ def main() -> None:
             table.add_row(row.what, row.ours, row.other, *seconds, f"{row.ratio:.2f}", goal)
             console.print(f"measured: {row.what}: {row.ratio:.2f}")
         console.print(table)
-    for line in _standings():
+    for line in (*_standings(), *window.measure()):
         console.print(line)
 
 

@@ -1,6 +1,6 @@
 """Freshness looks at the newest business time in a table, never at when somebody last ran something."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -11,8 +11,9 @@ from analytics_assets.events.tables import EVENTS
 from analytics_assets.home import Home
 from analytics_assets.operations import freshness
 from analytics_assets.operations.catch_up import Stage, run_stage
-from analytics_assets.operations.freshness import expected_business_time, freshness_checks, newest_business_time
+from analytics_assets.operations.freshness import expected_business_time, freshness_checks, newest_business_time, state_of
 from analytics_assets.retail.orders.assets import ORDERS
+from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.settings import parse_settings
 
 LIVE = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-10-29\n'
@@ -36,7 +37,7 @@ def at_the_time(monkeypatch):
 
 def check(company, table, settings=None) -> dg.AssetCheckResult:
     platform = build_platform(settings or company.settings, company.home)
-    return freshness_checks(platform, [table])[0]()
+    return freshness_checks(platform, [table])[0](dg.build_asset_check_context())
 
 
 def test_a_historical_export_that_is_caught_up_is_fresh_for_ever(company) -> None:
@@ -63,7 +64,7 @@ def test_an_old_backfill_does_not_make_a_stale_table_look_fresh(new_company, lin
 
 def test_an_empty_table_is_not_fresh(tmp_path) -> None:
     platform = build_platform(parse_settings(LIVE, "x"), Home(tmp_path))
-    result = freshness_checks(platform, [ORDERS])[0]()
+    result = freshness_checks(platform, [ORDERS])[0](dg.build_asset_check_context())
     assert not result.passed and result.metadata["behind"].value == "the table is empty"
 
 
@@ -83,3 +84,51 @@ def test_a_live_hour_is_due_three_hours_after_its_end_and_quiet_hours_are_tolera
     assert check(company, EVENTS, platform.settings).passed
     at_the_time(datetime(2011, 11, 3, 4, 40, tzinfo=UTC))
     assert not check(company, EVENTS, platform.settings).passed
+
+
+@pytest.mark.parametrize(
+    ("newest", "tolerated", "failed_before", "state"),
+    [
+        (None, 0, True, "unknown"),
+        (10, 0, False, "fresh"),
+        (11, 0, False, "fresh"),
+        (10, 0, True, "recovered"),
+        (9, 1, False, "late"),
+        (9, 1, True, "late"),
+        (9, 0, False, "stale"),
+        (8, 1, True, "stale"),
+    ],
+)
+def test_states(newest: int | None, tolerated: int, failed_before: bool, state: str) -> None:
+    at = lambda day: datetime(2011, 11, day, tzinfo=UTC)  # noqa: E731
+    assert state_of(newest and at(newest), at(10), timedelta(days=tolerated), failed_before, computed=False) == state
+
+
+def test_a_table_that_was_computed_and_never_held_a_row_is_not_stale(branch) -> None:
+    platform = branch.platform()
+    check = freshness_checks(platform, [ACCOUNTS])[0]
+    with dg.DagsterInstance.ephemeral() as instance:
+        definitions = dg.Definitions(assets=[dg.AssetSpec("accounts")], asset_checks=[check])
+        (found,) = (
+            definitions.resolve_implicit_global_asset_job_def()
+            .execute_in_process(instance=instance)
+            .get_asset_check_evaluations()
+        )
+    assert found.passed and found.metadata["state"].value == "empty"
+
+
+def test_the_check_that_passes_after_it_failed_says_recovered_once(branch, at_the_time) -> None:
+    platform = build_platform(parse_settings(LIVE, "x"), branch.home)
+    check = freshness_checks(platform, [ORDERS])[0]
+    definitions = dg.Definitions(
+        assets=[dg.AssetSpec("orders")],
+        asset_checks=[check],
+        jobs=[dg.define_asset_job("all_checks", selection=dg.AssetSelection.all_asset_checks())],
+    )
+    states = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for now in ("2011-11-03T07:00", "2011-11-03T05:00", "2011-11-03T05:10"):
+            at_the_time(datetime.fromisoformat(now).replace(tzinfo=UTC))
+            result = definitions.resolve_job_def("all_checks").execute_in_process(instance=instance)
+            states += [str(one.metadata["state"].value) for one in result.get_asset_check_evaluations()]
+    assert states == ["stale", "recovered", "fresh"]

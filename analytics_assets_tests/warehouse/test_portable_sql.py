@@ -62,6 +62,7 @@ PARAMETERS: dict[str, Any] = {
     "most": 8,
     "grace_days": 1,
     "people_are_accounts": False,
+    "newest": 2,
 }
 
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -246,6 +247,9 @@ _POOLS = {
     "currency": "['EUR', 'GBP', 'JPY'][1 + {r} % 3]",
     "order_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "item_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
+    "partition": "DATE '2026-03-28' + CAST({r} % 9 AS INTEGER)",
+    "status": "['success', 'success', 'failure'][1 + {r} % 3]",
+    "partitions": "1 + {r} % 5 // 4",
     "occurred_second": "1774656000 + {r} % 40 * 600",
 }
 _OF_TYPE = {
@@ -257,6 +261,7 @@ _OF_TYPE = {
     "DECIMAL(18,2)": "({r} % 20001 - 5000) / 100",
     "DECIMAL(9,4)": "{r} % 5 / 30",
     "DECIMAL(18,4)": "({r} % 40001 - 10000) / 1000",
+    "DECIMAL(18,6)": "{r} % 40001 / 100000",
     "DATE": "DATE '2026-03-28' + CAST({r} % 4 AS INTEGER)",
     "TIMESTAMPTZ": "to_timestamp(1774656000 + {r} % 100 * 3000)",
 }

@@ -1,0 +1,213 @@
+"""From the outbox to people: routes, addresses, grouped messages, and what becomes of them.
+
+An address is one Apprise URL. The outbox, the log and every error know it by the name of the environment variable and its
+place in there (`ANALYTICS_ALERT_URLS#1`), never by the URL.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, masked
+from analytics_assets.operations.outbox import NO_ADDRESS, Alert, Message, Outbox, Standing
+from analytics_assets.settings import AlertRoute, Alerts
+from analytics_assets.warehouse.assets import Platform
+
+# What came and went longer ago than this, before anybody looked, is kept and told to nobody.
+NEWS = timedelta(days=1)
+SECONDS_TO_ANSWER = 15
+SHOWN = 20
+# The watch has a minute for a tick; what is left over is delivered by the next.
+SECONDS_TO_DELIVER = 40
+ASLEEP = timedelta(minutes=15)
+
+Send = Callable[[str, str, str, bool], str | None]
+
+
+def outbox_of(platform: Platform) -> Outbox:
+    """The outbox of a home."""
+    return Outbox(platform.home.alerts)
+
+
+def urls_of(variable: str) -> list[str]:
+    """The Apprise URLs in an environment variable, apart by spaces or lines."""
+    return os.environ.get(variable, "").split()
+
+
+def addresses_for(alert: Alert, routes: Sequence[AlertRoute]) -> list[str]:
+    """Names of the addresses that an alert goes to; the variable's own name where it is not set."""
+    found: list[str] = []
+    for route in routes:
+        if alert.severity not in route.severities or (
+            route.owners and alert.owners and not set(route.owners) & set(alert.owners)
+        ):
+            continue
+        names = [f"{route.urls}#{place}" for place, _ in enumerate(urls_of(route.urls), start=1)] or [route.urls]
+        # An address that accepts nothing would not accept that news either.
+        found += [name for name in names if name not in found and not alert.key.endswith(f"undelivered:{name}")]
+    return found
+
+
+def write_messages(outbox: Outbox, settings: Alerts, now: datetime) -> None:
+    """Write the messages about alerts that nobody was told of."""
+    for standing, news in outbox.unaddressed(now - NEWS):
+        with outbox.together():
+            if news == "recovered":
+                addresses = outbox.addresses_of(standing.number, "raised")
+            else:
+                addresses = addresses_for(standing.alert, settings.routes)
+            there = [name for name in addresses if "#" in name]
+            outbox.address(standing.number, news, there, now)
+            if not there:
+                outbox.address(standing.number, news, addresses or ["no route"], now, state=NO_ADDRESS)
+
+
+def deliver(outbox: Outbox, settings: Alerts, clock: Callable[[], datetime], send: Send) -> tuple[int, int]:
+    """Send what is due, one message an address; what is not accepted is due again later.
+
+    Returns:
+        How many pieces of news were accepted, and how many were not.
+    """
+    accepted = refused = 0
+    began = clock()
+    for address in outbox.due(began):
+        if clock() - began > timedelta(seconds=SECONDS_TO_DELIVER):
+            break
+        variable, _, place = address.partition("#")
+        urls = urls_of(variable)
+        if not urls:
+            # A `make run` without the daemon's environment leaves its messages to the daemon.
+            continue
+        messages = outbox.take(address, clock())
+        if not messages:
+            continue
+        if len(urls) < int(place):
+            problem: str | None = f"{variable} has no URL number {place}"
+        else:
+            title, text = written(messages)
+            problem = send(urls[int(place) - 1], title, text, any(message.news == "raised" for message in messages))
+        if problem is None:
+            outbox.delivered(messages, clock())
+            accepted += len(messages)
+        else:
+            outbox.refused(messages, problem, settings.attempts, clock())
+            refused += len(messages)
+    return accepted, refused
+
+
+def written(messages: Sequence[Message]) -> tuple[str, str]:
+    """Title and text of one message for several pieces of news, run by run, the worst first."""
+    raised = [message for message in messages if message.news == "raised"]
+    recovered = [message for message in messages if message.news == "recovered"]
+    counts = [f"{len(some)} {word}" for some, word in ((raised, "new"), (recovered, "recovered")) if some]
+    first = messages[0].alert
+    title = f"{first.subject}: {first.kind}" if len(messages) == 1 else f"Analytics: {', '.join(counts)}"
+    if len(messages) == 1 and recovered:
+        title += ", recovered"
+    lines = []
+    order = {"error": 0, "warning": 1}
+    for message in sorted(raised, key=lambda m: (order[m.alert.severity], m.alert.run_id or "", m.number))[:SHOWN]:
+        alert = message.alert
+        run = f" (run {alert.run_id[:8]})" if alert.run_id else ""
+        lines.append(f"#{message.alert_number} {alert.severity.upper()} {alert.kind}{run}: {alert.text}")
+    for message in recovered[:SHOWN]:
+        where = f" {message.alert.partition}" if message.alert.partition else ""
+        lines.append(f"#{message.alert_number} recovered: {message.alert.subject}{where}, {message.alert.kind}")
+    left_out = len(messages) - len(lines)
+    if left_out > 0:
+        lines.append(f"and {left_out} more: analytics-assets alerts")
+    return title, "\n".join(lines)
+
+
+def send_by_apprise(url: str, title: str, text: str, bad_news: bool) -> str | None:
+    """Send one message.
+
+    Returns:
+        None when the endpoint has accepted it, else why not, in words that hold nothing of the URL.
+    """
+    import apprise
+
+    # Its log names hosts, and URLs that it cannot read.
+    apprise.logger.propagate = False
+    apprise.logger.addHandler(logging.NullHandler())
+    service = apprise.Apprise.instantiate(url)
+    if service is None:
+        return "not a URL that Apprise knows"
+    one = apprise.Apprise()
+    one.add(service)
+    kind = apprise.NotifyType.FAILURE if bad_news else apprise.NotifyType.SUCCESS
+    result = one.notify(body=text, title=title, notify_type=kind, body_format="text", timeout=SECONDS_TO_ANSWER)
+    if result:
+        return None
+    if result.status == apprise.AppriseResultStatus.TIMEOUT:
+        return "no answer in time"
+    codes = [found[1] for entry in result.logs() if (found := re.search(r"error=(\d{3})\b", str(entry.message)))]
+    return f"answered {codes[-1]}" if codes else "no connection, or no answer in time"
+
+
+def watch(platform: Platform, instance: dg.DagsterInstance, specs: Sequence[dg.AssetSpec], by_daemon: bool) -> str:
+    """Look at everything, write what is news, deliver what is due.
+
+    What cannot be looked at is an alert itself, and the rest goes on.
+
+    Returns:
+        One line that says what was found and sent.
+    """
+    outbox, clock = outbox_of(platform), lambda: datetime.now(UTC)
+    now = clock()
+    if by_daemon:
+        _note_absence(outbox, now)
+    broken: list[str] = []
+    for look in (
+        lambda: look_at_ended_runs(platform, instance, outbox, specs),
+        lambda: look_at_now(platform, instance, outbox, now),
+    ):
+        try:
+            look()
+        except Exception as error:
+            broken.append(masked(f"{type(error).__name__}: {error}"))
+    if broken:
+        text = f"part of what goes wrong goes unseen: {'; '.join(broken)}"
+        outbox.raise_alert(Alert("watching", WATCHING, "error", PLATFORM, text), now)
+    else:
+        outbox.recover("watching", now)
+    write_messages(outbox, platform.settings.alerts, clock())
+    accepted, refused = deliver(outbox, platform.settings.alerts, clock, send_by_apprise)
+    if by_daemon:
+        outbox.take_note("watched_at", clock().isoformat())
+    return summary(outbox.alerts(standing_only=True), accepted, refused)
+
+
+def _note_absence(outbox: Outbox, now: datetime) -> None:
+    """The daemon cannot tell of its own death; the first watch after it does."""
+    before = outbox.note("watched_at")
+    if before and now - datetime.fromisoformat(before) > ASLEEP:
+        text = f"nobody watched from {before[:16]} to {now.isoformat()[:16]} UTC: the daemon was down. It runs again."
+        with outbox.together():
+            outbox.raise_alert(Alert("absence", DAEMON, "error", PLATFORM, text), now)
+            outbox.recover("absence", now)
+
+
+def summary(standing: Sequence[Standing], accepted: int, refused: int) -> str:
+    """What stands and what was sent, in one line."""
+    sent = f"{accepted} sent" + (f", {refused} not accepted" if refused else "")
+    if not standing:
+        return f"nothing is wrong; {sent}"
+    subjects = ", ".join(f"{one.alert.subject}: {one.alert.kind}" for one in standing[:5])
+    return f"{len(standing)} stand ({subjects}{', …' if len(standing) > 5 else ''}); {sent}"
+
+
+def alerts_sensor(platform: Platform, assets: Sequence[dg.AssetsDefinition | dg.AssetSpec]) -> dg.SensorDefinition:
+    """Watches, every minute."""
+    specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
+
+    @dg.sensor(name="alerts", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+    def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        """Raises, ends and delivers alerts; each tick says what stands. The runbook says what each kind means."""
+        return dg.SkipReason(watch(platform, context.instance, specs, by_daemon=True))
+
+    return alerts

@@ -1,0 +1,277 @@
+"""What runs do and what is wrong right now become alerts, and end them; through Dagster's own machinery."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+from dagster._daemon.types import DaemonHeartbeat
+
+from analytics_assets.definitions import build_platform
+from analytics_assets.home import Home
+from analytics_assets.operations import alerts as watching
+from analytics_assets.operations import delivery
+from analytics_assets.operations.alerts import allowed_seconds, late_runs, look_at_ended_runs, masked, silent_daemons
+from analytics_assets.operations.delivery import alerts_sensor, outbox_of
+from analytics_assets.operations.run_history import BATCH_RUNS
+from analytics_assets.settings import parse_settings
+from analytics_assets.warehouse.assets import FILL
+
+SETTINGS = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-10-29\n'
+DAYS = dg.DailyPartitionsDefinition("2011-10-29", timezone="Europe/London")
+NOW = datetime(2026, 3, 31, 4, 0, tzinfo=UTC)
+
+
+class Shop:
+    """Assets whose behaviour a test sets: `says[asset]` is what happens when it runs."""
+
+    def __init__(self, platform, instance) -> None:
+        self.platform, self.instance, self.says = platform, instance, {}
+        self.outbox = outbox_of(platform)
+        self.assets = [self.make("orders", "all"), self.make("list", "newest")]
+        self.definitions = dg.Definitions(self.assets)
+        self.specs = [spec for asset in self.assets for spec in asset.specs]
+
+    def make(self, name: str, fill: str) -> dg.AssetsDefinition:
+        gate = dg.AssetCheckSpec("may_go_out" if name == "list" else "as_declared", asset=name, blocking=True)
+        warning = dg.AssetCheckSpec("amounts_are_usual", asset=name)
+
+        @dg.asset(
+            name=name, partitions_def=DAYS, check_specs=[gate, warning], tags={FILL: fill}, owners=["team:shop"],
+            backfill_policy=dg.BackfillPolicy.single_run(), retry_policy=dg.RetryPolicy(max_retries=1),
+        )  # fmt: skip
+        def asset(context):
+            said = self.says.get(name, "works")
+            keys = list(context.partition_keys)
+            span = {"partitions": keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"}
+            if said == "breaks":
+                raise OSError("cannot reach ann@x.test at redis://user:secret@host")
+            if said.startswith("blocked"):
+                yield dg.AssetCheckResult(check_name=gate.name, passed=False, metadata=span)
+                raise dg.Failure(said, allow_retries=False)
+            yield dg.AssetCheckResult(check_name=gate.name, passed=True, metadata=span)
+            usual = said != "warns"
+            yield dg.AssetCheckResult(
+                check_name=warning.name, passed=usual, severity=dg.AssetCheckSeverity.WARN, metadata=span | {"amounts": 7}
+            )
+            yield dg.MaterializeResult()
+
+        return asset
+
+    def run(self, name: str, first: str, last: str | None = None, says: str = "works", **tags: str) -> None:
+        self.says = {name: says}
+        tags |= {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        job.execute_in_process(instance=self.instance, asset_selection=[dg.AssetKey(name)], tags=tags, raise_on_error=False)
+
+    def look(self) -> int:
+        return look_at_ended_runs(self.platform, self.instance, self.outbox, self.specs)
+
+    def standing(self) -> list[tuple[str, str, str, str | None]]:
+        found = self.outbox.alerts(standing_only=True)
+        return [(one.alert.kind, one.alert.severity, one.alert.subject, one.alert.partition) for one in reversed(found)]
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def platform(tmp_path):
+    return build_platform(parse_settings(SETTINGS, "x"), Home(tmp_path / "home"))
+
+
+@pytest.fixture
+def shop(platform, instance) -> Shop:
+    return Shop(platform, instance)
+
+
+def test_a_step_that_fails_after_its_retries_is_an_alert_until_its_partition_is_there(shop) -> None:
+    shop.run("orders", "2011-10-30", says="breaks")
+    assert shop.look() == 1
+    assert shop.standing() == [("failed after retries", "error", "orders", "2011-10-30")]
+    [one] = shop.outbox.alerts()
+    assert one.alert.owners == ("team:shop",) and "ann@x.test" not in one.alert.text and "secret" not in one.alert.text
+    shop.run("orders", "2011-10-31")
+    shop.look()
+    assert len(shop.standing()) == 1, "another day does not make this one right"
+    shop.run("orders", "2011-10-29", "2011-10-31")
+    shop.look()
+    assert shop.standing() == []
+
+
+def test_a_retry_that_helps_is_no_alert(shop) -> None:
+    class Passing(dict):
+        def get(self, name, default):
+            return self.pop(name, default)
+
+    shop.says = Passing(orders="breaks")
+    job = shop.definitions.resolve_implicit_global_asset_job_def()
+    job.execute_in_process(instance=shop.instance, asset_selection=[dg.AssetKey("orders")], partition_key="2011-10-30")
+    assert shop.look() == 1 and shop.outbox.alerts() == []
+
+
+def test_a_run_that_dagster_begins_anew_is_no_alert_yet(shop) -> None:
+    shop.run("orders", "2011-10-30", says="breaks", **{"dagster/will_retry": "true"})
+    shop.look()
+    assert shop.standing() == []
+
+
+def test_a_blocking_check_is_one_alert_and_names_its_kind(shop) -> None:
+    shop.run("orders", "2011-10-29", "2011-10-30", says="blocked: NULL in order_id")
+    shop.run("list", "2011-10-30", says="blocked: orders is stale")
+    shop.look()
+    assert shop.standing() == [
+        ("blocking check failed", "error", "orders", "2011-10-29 to 2011-10-30"),
+        ("activation blocked", "error", "list", "2011-10-30"),
+    ]
+
+
+def test_a_refused_model_is_told_apart_and_what_goes_out_next_ends_it(shop) -> None:
+    shop.run("list", "2011-10-30", says="blocked: the model of discover is not accepted for 2011-10-30")
+    shop.look()
+    assert shop.standing() == [("model refused", "error", "list", "2011-10-30")]
+    shop.run("list", "2011-10-31")
+    shop.look()
+    assert shop.standing() == []
+
+
+def test_a_check_that_only_warns_is_an_alert_and_an_older_day_does_not_end_it(shop) -> None:
+    shop.run("orders", "2011-10-31", says="warns")
+    shop.look()
+    assert shop.standing() == [("check failed", "warning", "orders", "2011-10-31")]
+    assert shop.outbox.alerts()[0].alert.text == "orders 2011-10-31: amounts_are_usual failed. amounts: 7"
+    shop.run("orders", "2011-10-29")
+    shop.look()
+    assert len(shop.standing()) == 1
+    shop.run("orders", "2011-11-01")
+    shop.look()
+    assert shop.standing() == []
+
+
+def test_each_run_is_looked_at_once_also_by_two_watchers(shop) -> None:
+    shop.run("orders", "2011-10-30", says="breaks")
+    shop.run("orders", "2011-10-30")
+    assert shop.look() == 2 and shop.look() == 0
+    assert look_at_ended_runs(shop.platform, shop.instance, outbox_of(shop.platform), shop.specs) == 0
+    assert [(one.times_seen, one.recovered_at is None) for one in shop.outbox.alerts()] == [(1, False)]
+
+
+def test_a_worker_that_dies_is_an_alert(shop) -> None:
+    shop.run("orders", "2011-10-30")
+    [run] = shop.instance.get_runs()
+    planned = [
+        record.event_log_entry for record in shop.instance.event_log_storage.get_records_for_run(run.run_id).records
+        if (event := record.event_log_entry.dagster_event) and event.event_type_value == "ASSET_MATERIALIZATION_PLANNED"
+    ]  # fmt: skip
+    shop.instance.delete_run(run.run_id)
+    shop.instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
+    for entry in planned:
+        shop.instance.store_event(entry)
+    shop.instance.report_run_failed(run, "worker gone")
+    shop.look()
+    assert shop.standing() == [("failed after retries", "error", "orders", "2011-10-30")]
+    assert "its worker was killed" in shop.outbox.alerts()[0].alert.text
+
+
+def test_the_kinds_of_checks_are_those_of_checks_that_exist(platform) -> None:
+    from analytics_assets.definitions import build_definitions
+
+    names = {key.name for key in build_definitions(platform).resolve_asset_graph().asset_check_keys}
+    assert set(watching.KIND_OF_CHECK) <= names
+
+
+@pytest.mark.parametrize(
+    ("past", "allowed"),
+    [
+        ([100.0] * 4, None),
+        ([100.0] * 5, 220.0),
+        ([1000.0] * 9, 1500.0),
+        ([100.0, 200.0, 300.0, 400.0, 500.0], 300 + 6 * 1.4826 * 100),
+    ],
+)
+def test_what_is_late_depends_on_the_assets_own_past(past, allowed) -> None:
+    found = allowed_seconds(past)
+    assert found is None if allowed is None else found[1] == pytest.approx(allowed)
+
+
+def test_a_run_is_late_while_it_runs(shop) -> None:
+    shop.run("orders", "2011-10-31")
+    past = [
+        {"asset": "orders", "partition": f"p{number}", "run_id": str(number), "run_date": NOW.date(), "job": "j", "started_at": NOW,
+         "finished_at": NOW, "seconds": 60.0 + number, "rows": 1, "attempts": 1, "status": "success", "partitions": 1,
+         "run_retry": 0, "backfill": None, "cost": None}
+        for number in range(9)
+    ]  # fmt: skip
+    shop.platform.lake.replace(BATCH_RUNS, pa.Table.from_pylist(past, schema=BATCH_RUNS.arrow_schema()), None, {})
+    run = shop.instance.get_runs()[0]
+    began = datetime.now(UTC)
+    entries = [record.event_log_entry for record in shop.instance.event_log_storage.get_records_for_run(run.run_id).records]
+    shop.instance.delete_run(run.run_id)
+    shop.instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
+    for entry in entries:
+        if entry.dagster_event and entry.dagster_event.event_type_value in ("ASSET_MATERIALIZATION_PLANNED", "STEP_START"):
+            shop.instance.store_event(entry)
+    assert late_runs(shop.platform, shop.instance, began + timedelta(seconds=180)) == []
+    # Usual 64 s; late beyond 64 + 120.
+    [late] = late_runs(shop.platform, shop.instance, began + timedelta(seconds=190))
+    assert (late.kind, late.subject, late.partition, late.run_id) == ("late", "orders", "2011-10-31", run.run_id)
+
+
+def beat(instance, kind: str, at: datetime) -> None:
+    instance.add_daemon_heartbeat(DaemonHeartbeat(at.timestamp(), kind, "x", []))
+
+
+def test_a_daemon_that_was_heard_of_and_fell_silent_is_dead(tmp_path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        kinds = instance.get_required_daemon_types()
+        assert silent_daemons(instance, NOW) == []
+        for kind in kinds:
+            beat(instance, kind, NOW - timedelta(minutes=9))
+        assert silent_daemons(instance, NOW) == []
+        beat(instance, "SENSOR", NOW - timedelta(minutes=11))
+        [dead] = silent_daemons(instance, NOW)
+        assert dead.kind == "daemon dead" and "SENSOR daemon has been silent for 11 min" in dead.text
+
+
+def test_what_is_wrong_now_is_told_while_it_lasts(shop, monkeypatch) -> None:
+    monkeypatch.setattr(watching, "is_behind", lambda home, tables: behind)
+    behind = True
+    for minutes, standing in ((0, 0), (4, 0), (6, 1), (7, 1)):
+        watching.look_at_now(shop.platform, shop.instance, shop.outbox, NOW + timedelta(minutes=minutes))
+        assert len(shop.standing()) == standing
+    assert shop.standing() == [("publication behind", "error", "platform", None)]
+    behind = False
+    watching.look_at_now(shop.platform, shop.instance, shop.outbox, NOW + timedelta(minutes=8))
+    assert shop.standing() == [] and shop.outbox.note("behind_since") is None
+
+
+def test_the_sensor_says_what_stands_and_goes_on_when_a_part_of_the_watch_is_broken(shop, monkeypatch) -> None:
+    shop.run("orders", "2011-10-30", says="breaks")
+    sensor = alerts_sensor(shop.platform, shop.assets)
+    assert sensor(dg.build_sensor_context(shop.instance)).skip_message == ("1 stand (orders: failed after retries); 0 sent")
+
+    def broken(*_):
+        raise ValueError("no such table")
+
+    monkeypatch.setattr(delivery, "look_at_ended_runs", broken)
+    assert "platform: watching failed" in sensor(dg.build_sensor_context(shop.instance)).skip_message
+    monkeypatch.undo()
+    assert "watching" not in sensor(dg.build_sensor_context(shop.instance)).skip_message
+
+
+def test_the_first_watch_after_a_death_tells_of_it(shop) -> None:
+    sensor = alerts_sensor(shop.platform, shop.assets)
+    sensor(dg.build_sensor_context(shop.instance))
+    assert shop.outbox.alerts() == []
+    shop.outbox.take_note("watched_at", (datetime.now(UTC) - timedelta(hours=2)).isoformat())
+    sensor(dg.build_sensor_context(shop.instance))
+    [one] = shop.outbox.alerts()
+    assert one.alert.kind == "daemon dead" and one.recovered_at and "nobody watched from" in one.alert.text
+
+
+def test_people_and_credentials_are_masked() -> None:
+    text = masked("Binder Error: key not unique: ann.lee+x@shop.example.com, see redis://user:secret@host:1/0")
+    assert text == "Binder Error: key not unique: ‹address›, see ‹address›"

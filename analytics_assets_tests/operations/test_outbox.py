@@ -1,0 +1,121 @@
+"""The outbox: each alert once while it stands, each message delivered, tried again, or told as undelivered."""
+
+import multiprocessing
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from analytics_assets.operations.outbox import Alert, Outbox
+
+NOW = datetime(2026, 3, 31, 4, 0, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def alert(key: str = "failed:orders:2026-03-30", **more) -> Alert:
+    return Alert(key, "failed after retries", "error", "orders", "no such column", **more)
+
+
+@pytest.fixture
+def outbox(tmp_path) -> Outbox:
+    return Outbox(tmp_path / "alerts.sqlite")
+
+
+def test_what_stands_is_one_alert_however_often_it_is_seen(outbox) -> None:
+    first = outbox.raise_alert(alert(), NOW)
+    assert outbox.raise_alert(alert(), NOW + MINUTE) == first
+    [one] = outbox.alerts()
+    assert (one.times_seen, one.raised_at, one.seen_at, one.recovered_at) == (2, NOW, NOW + MINUTE, None)
+
+
+def test_what_comes_back_after_it_was_right_is_a_new_alert(outbox) -> None:
+    first = outbox.raise_alert(alert(), NOW)
+    assert outbox.recover(alert().key, NOW + MINUTE) and not outbox.recover(alert().key, NOW + MINUTE)
+    assert outbox.raise_alert(alert(), NOW + 2 * MINUTE) == first + 1
+    assert [one.number for one in outbox.alerts(standing_only=True)] == [first + 1]
+
+
+def test_what_fails_inside_together_leaves_nothing_behind(outbox) -> None:
+    with pytest.raises(ZeroDivisionError), outbox.together():
+        outbox.seen_first("run", NOW)
+        outbox.raise_alert(alert(), NOW)
+        _ = 1 / 0
+    assert outbox.alerts() == [] and outbox.seen_first("run", NOW)
+
+
+def test_an_alert_is_written_once_to_each_address(outbox) -> None:
+    number = outbox.raise_alert(alert(), NOW)
+    assert [(one.number, news) for one, news in outbox.unaddressed(NOW)] == [(number, "raised")]
+    outbox.address(number, "raised", ["A#1", "A#2"], NOW)
+    outbox.address(number, "raised", ["A#1", "A#2"], NOW)
+    assert outbox.unaddressed(NOW) == []
+    assert (outbox.due(NOW), len(outbox.take("A#1", NOW)), len(outbox.take("A#2", NOW))) == (["A#1", "A#2"], 1, 1)
+
+
+def test_the_end_is_told_to_whom_the_beginning_was_and_old_stories_to_nobody(outbox) -> None:
+    outbox.raise_alert(alert("old"), NOW - timedelta(days=9))
+    outbox.recover("old", NOW - timedelta(days=8))
+    standing = outbox.raise_alert(alert("old and standing"), NOW - timedelta(days=9))
+    brief = outbox.raise_alert(alert("brief"), NOW - MINUTE)
+    outbox.recover("brief", NOW)
+    news = [(one.number, what) for one, what in outbox.unaddressed(NOW - timedelta(days=1))]
+    assert news == [(standing, "raised"), (brief, "raised"), (brief, "recovered")]
+
+
+def test_taken_messages_are_nobody_elses_until_the_lease_runs_out(outbox) -> None:
+    outbox.address(outbox.raise_alert(alert(), NOW), "raised", ["A#1"], NOW)
+    [mine] = outbox.take("A#1", NOW)
+    assert outbox.take("A#1", NOW + 4 * MINUTE) == [] == outbox.due(NOW + 4 * MINUTE)
+    [again] = outbox.take("A#1", NOW + 6 * MINUTE)
+    assert (again.number, again.alert_number, again.attempts) == (mine.number, mine.alert_number, 2)
+    outbox.delivered([again], NOW + 6 * MINUTE)
+    assert outbox.due(NOW + timedelta(days=9)) == [] and outbox.alerts()[0].delivery == "raised: delivered, A#1"
+
+
+def test_pauses_double_up_to_an_hour_and_then_it_is_undelivered_until_somebody_asks(outbox) -> None:
+    outbox.address(outbox.raise_alert(alert(), NOW), "raised", ["A#1"], NOW)
+    now, pauses = NOW, []
+    for _ in range(9):
+        messages = outbox.take("A#1", now)
+        outbox.refused(messages, "answered 500", 9, now)
+        before = now
+        while not outbox.due(now) and now - before < timedelta(hours=3):
+            now += MINUTE
+        pauses.append((now - before) // MINUTE)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 180]
+    assert outbox.undelivered() == {"A#1": 1}
+    assert outbox.alerts()[0].delivery == "raised: undelivered, A#1, 9 attempts (answered 500)"
+    assert outbox.try_again(now) == 1 and outbox.undelivered() == {} and outbox.due(now) == ["A#1"]
+
+
+def test_what_nobody_delivers_is_overdue(outbox) -> None:
+    outbox.address(outbox.raise_alert(alert(), NOW), "raised", ["A#1"], NOW)
+    assert outbox.overdue(NOW) == {} and outbox.overdue(NOW + MINUTE) == {"A#1": 1}
+
+
+def test_an_outbox_that_is_not_there_is_empty_and_asking_makes_none(outbox) -> None:
+    assert outbox.alerts() == [] and outbox.undelivered() == {} and outbox.note("x") is None and outbox.seen_until() is None
+    assert not outbox.file.exists()
+
+
+def raise_many(file, worker: int) -> None:
+    box = Outbox(file)
+    for number in range(25):
+        with box.together():
+            if box.seen_first(f"run {number}", NOW):
+                made = box.raise_alert(alert(f"key {number}"), NOW)
+                box.address(made, "raised", ["A#1"], NOW)
+        box.take("A#1", NOW)
+
+
+def test_processes_at_once_raise_each_alert_once_and_take_each_message_once(outbox) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=raise_many, args=(outbox.file, worker)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    assert sorted(one.alert.key for one in outbox.alerts()) == sorted(f"key {number}" for number in range(25))
+    with sqlite3.connect(outbox.file) as connection:
+        assert connection.execute("SELECT min(attempts), max(attempts), count(*) FROM messages").fetchone() == (1, 1, 25)
