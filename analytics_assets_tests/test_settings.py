@@ -35,8 +35,8 @@ def test_a_misspelt_table_is_named_with_line_and_near_and_allowed_names() -> Non
     assert message.startswith("shop.toml:4:")
     assert "Did you mean 'properties'?" in message
     assert (
-        "Allowed here: activation, affinity, alerts, business, customers, events, exports, identity, items, ltv, operations, properties, "
-        "recommendations, segments." in message
+        "Allowed here: accounts, activation, affinity, alerts, business, churn, customers, events, exports, health, identity, items, ltv, "
+        "operations, properties, recommendations, segments, subscriptions, training_sets." in message
     )
 
 

@@ -54,6 +54,7 @@ KIND_OF_CHECK = {
     "may_go_out": HELD,
     "served_by_a_tested_model": REFUSED,
     "better_than_popular": REFUSED,
+    "served_by_an_accepted_model": REFUSED,
     "window_holds": WINDOW,
     "recomputes_equal": DIFFERS,
 }

@@ -43,9 +43,10 @@ def tamper(company, day: date, sql: str) -> None:
 def test_every_table_of_the_shop_computes_equal_whole_days_and_hours(branch) -> None:
     found = proved(branch, count=4)
     assert [one for each in found.values() for one in each if one.differences] == []
-    assert {name: len(each) for name, each in found.items()} == dict.fromkeys(found, 4) | {"recommendations": 1}, (
-        "it fills the newest day"
-    )
+    assert {name: len(each) for name, each in found.items()} == dict.fromkeys(found, 4) | {
+        "recommendations": 1,
+        "training_sets": 1,
+    }, "they fill the newest day"
     assert {"events", "orders", "customer_ltv", "recommendations"} <= found.keys()
 
 

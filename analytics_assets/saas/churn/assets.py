@@ -134,8 +134,8 @@ def _table(table: Table, rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _training_rows_of(work: Work, kind: Kind, day: date) -> pl.DataFrame:
-    rows = work.connection.execute(
-        "SELECT * FROM churn_training_set WHERE as_of_date = $day AND kind = $kind", {"day": day, "kind": kind}
+    rows = work.connection.sql(
+        "SELECT * FROM churn_training_set WHERE as_of_date = $day AND kind = $kind", params={"day": day, "kind": kind}
     ).to_arrow_table()
     names = ["subject_id", *(column.name for column in COLUMNS[kind]), "kind", "cut_off", "churned", "label_until"]
     return pl.DataFrame(pl.from_arrow(rows)).select(names)
