@@ -452,14 +452,17 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
     days = [day for day in (business.first_day, business.last_day) if day]
     if total and days and (low.date() > max(days) + timedelta(days=1) or high.date() < min(days) - timedelta(days=1)):
         missing.append(f"first_day and last_day under [business] miss the export, which runs from {low} to {high}")
-    for label, wanted in (("[events] purchase", settings.events.purchase), ("[events] refund", settings.events.refund)):
+    accounts = settings.accounts.are == "people" or not every_key.isdisjoint(settings.properties.account_id)
+    meanings = [(f"[events] {kind}", names) for kind, names in settings.events]
+    meanings += [(f"[subscriptions] {kind}", names) for kind, names in settings.subscriptions if isinstance(names, tuple)]
+    for label, wanted in meanings:
         found = [name for name in wanted if name in every_name]
         console.print(
             f"{_plain(label)}: {', '.join(found) if found else 'none of ' + ', '.join(wanted) + ' occurs in the sample'}",
             soft_wrap=True,
         )
-        if not found and label.endswith("purchase"):
-            missing.append(f"{label} names no event of the sample")
+        if not found and label == "[events] purchase" and not accounts:
+            missing.append(f"{label} names no event of the sample, and no record names an account")
         if len(found) > 1:
             console.print(
                 f"  [yellow]{' and '.join(found)} both occur: if they tell of the same money, name only one, or it counts twice[/]"

@@ -13,7 +13,9 @@ import pytest
 
 from analytics_assets.definitions import build_definitions
 from analytics_assets.events.tables import RECORDS
+from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import Stage, StepFailed, events_to_run, run_stage
+from analytics_assets.settings import parse_settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 AS_OF = (
@@ -489,3 +491,32 @@ def test_the_vendors_sample_loads_whole(new_company, lines) -> None:
     assert made.query("SELECT lines, events, property_sets + aliases + repeated_lines, rejected_lines FROM export_files") == [
         (6354, 6354, 0, 0)
     ]
+
+
+# ----------------------------------------------------------------------------------------------- before the first run
+
+
+def check(folder: Path, settings: str, capsys: pytest.CaptureFixture[str]) -> tuple[bool, str]:
+    """Whether `analytics-assets check` passes, and what it says."""
+    from analytics_assets.cli import _check
+
+    try:
+        _check(parse_settings(settings, "x"), Home(folder / "home"), str(folder / "export"))
+        passed = True
+    except SystemExit:
+        passed = False
+    return passed, " ".join(capsys.readouterr().out.split())
+
+
+def test_check_wants_a_purchase_or_an_account(tmp_path, lines, new_company, capsys) -> None:
+    at = lines.at("2011-10-30 20:00")
+    bill = lines.event("subscription billed", "ann@x.test", at, account_id="acme")
+    visit = lines.event("visited site", "ann@x.test", at)
+    for name, line in (("software", bill), ("neither", visit)):
+        new_company({1: (at, [line])}, name=name)
+    passed, said = check(tmp_path / "software", lines.settings, capsys)
+    assert passed and "[subscriptions] billed: subscription billed" in said and "[properties] account_id: account id" in said
+    passed, said = check(tmp_path / "neither", lines.settings, capsys)
+    assert not passed
+    assert "[events] purchase names no event of the sample, and no record names an account. `make run` would stop" in said
+    assert not (tmp_path / "neither" / "home").exists()
