@@ -32,7 +32,7 @@ WITH moments AS (
         e.identity,
         e.occurred_second,
         e.event_id AS record_id,
-        e.account_id,
+        NULL AS account_id,
         NULL AS feature,
         COALESCE(e.received_at, e.occurred_at) AS known_at,
         1 AS is_event,
