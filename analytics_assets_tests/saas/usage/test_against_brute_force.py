@@ -321,8 +321,9 @@ def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Or
 def test_a_record_that_leaves_its_account_unsaid_belongs_to_what_its_person_named_last_whatever_the_identity(company: Any) -> None:
     """Of three namings by one identity the middle one is redundant, unless another identity of the person names another account."""
     company.alias("p", "phone", "2026-03-01T08:00:00")
+    company.told("p", "2026-03-01T09:00:00", account_id="A")
     for minute, who, of in ((0, "p", "A"), (10, "phone", "B"), (20, "p", "A"), (40, "p", "A"), (50, "phone", "B")):
-        company.event(who, f"2026-03-02T09:{minute:02}:00", account_id=of)
+        company.event(who, f"2026-03-02T09:{minute:02}:00", received=company.at("2026-03-02T10:00:00"), account_id=of)
     company.told("phone", "2026-03-02T09:30:00", seats="7")
     company.told("p", "2026-03-02T09:15:00", seats="9")
     company.materialise()
