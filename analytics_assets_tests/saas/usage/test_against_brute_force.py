@@ -88,7 +88,10 @@ class Oracle:
             return {}
         if evening not in self.members_of:
             people = self.people(evening)
-            last = {who: person if self.people_are_accounts else self.member_of(people, who, evening) for who, person in people.items()}
+            last = {
+                who: person if self.people_are_accounts else self.member_of(people, who, evening)
+                for who, person in people.items()
+            }
             self.members_of[evening] = {who: (people[who], account) for who, account in last.items() if account}
         return self.members_of[evening]
 
@@ -291,14 +294,23 @@ def _cut(company: Any, draw: random.Random) -> list[Window]:
     alone = {n for n in range(1, len(hours)) if hours[n].first_day != hours[n - 1].first_day}
     first = 0
     for n in range(1, len(hours) + 1):
-        if n == len(hours) or n in alone or n - 1 in alone or n + 1 in alone or n - first == draw.randrange(2, 13) or n - first == 12:
+        if (
+            n == len(hours)
+            or n in alone
+            or n - 1 in alone
+            or n + 1 in alone
+            or n - first == draw.randrange(2, 13)
+            or n - first == 12
+        ):
             found.append(company.platform.clock.window(hours[first].start, hours[n - 1].end))
             first = n
     draw.shuffle(found)
     return found
 
 
-@pytest.mark.parametrize("told", [(clock, "accounts are named", 20 + n) for n, clock in enumerate(CLOCKS)], ids=str, indirect=True)
+@pytest.mark.parametrize(
+    "told", [(clock, "accounts are named", 20 + n) for n, clock in enumerate(CLOCKS)], ids=str, indirect=True
+)
 def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Oracle) -> None:
     company = told.company
     tables = (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS, ACCOUNTS, ACCOUNT_MEMBERS, ACCOUNT_USAGE, ACCOUNT_DAYS)
@@ -318,7 +330,9 @@ def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Or
     assert {table.name: company.digests(table) for table in tables} == whole
 
 
-def test_a_record_that_leaves_its_account_unsaid_belongs_to_what_its_person_named_last_whatever_the_identity(company: Any) -> None:
+def test_a_record_that_leaves_its_account_unsaid_belongs_to_what_its_person_named_last_whatever_the_identity(
+    company: Any,
+) -> None:
     """Of three namings by one identity the middle one is redundant, unless another identity of the person names another account."""
     company.alias("p", "phone", "2026-03-01T08:00:00")
     company.told("p", "2026-03-01T09:00:00", account_id="A")
