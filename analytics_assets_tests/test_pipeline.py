@@ -364,7 +364,7 @@ def test_a_purchase_that_no_event_is_called_names_the_setting_and_the_frequent_e
     with pytest.raises(StepFailed) as error:
         made.catch_up()
     message = str(error.value)
-    assert "None of the 3 events is a purchase or names an account: `purchase` under [events]" in message
+    assert "None of the 3 events is a purchase, and no record names an account: `purchase` under [events]" in message
     assert "'purchased'" in message
     assert "most frequent events are 'bought', 'looked'" in message
     with made.instance() as instance:
@@ -491,6 +491,41 @@ def test_the_vendors_sample_loads_whole(new_company, lines) -> None:
     assert made.query("SELECT lines, events, property_sets + aliases + repeated_lines, rejected_lines FROM export_files") == [
         (6354, 6354, 0, 0)
     ]
+
+
+# ------------------------------------------------------------------------------------------------- a software company
+
+
+def test_a_company_without_purchases_whose_accounts_come_as_group_calls(tmp_path, lines, new_company) -> None:
+    at = lines.at
+    bills = {"acme": ("300", "12"), "slip": ("99999999999999", "99999")}
+    found = [
+        line
+        for name, (amount, months) in bills.items()
+        for line in (
+            lines.traits(f"ann@{name}.test", at("2011-10-29 09:00"), **{"group - id": name, "group - seats": "5"}),
+            lines.event(
+                "subscription billed",
+                f"ann@{name}.test",
+                at("2011-10-29 09:00:01"),
+                **{"subscription billing amount": amount, "subscription billing length": months},
+            ),
+            lines.event("exported a report", f"ann@{name}.test", at("2011-10-31 10:30")),
+        )
+    ]
+    company = new_company({1: (at("2011-11-02 09:00"), found)}, name="software")
+    company.load()
+    done = company.catch_up()
+    assert [one.stage.assets for one in done if one.held_back] == [("email_campaign", "onsite_recommendations")]
+    assert company.query("SELECT count(*) FROM orders UNION ALL SELECT count(*) FROM customer_ltv") == [(0,), (0,)]
+    assert company.query("SELECT account_id, status, seats, mrr FROM accounts WHERE as_of_date = '2011-11-01' ORDER BY 1") == [
+        ("acme", "active", 5, Decimal("25.00")),
+        ("slip", "active", 5, None),
+    ]
+    assert company.query(
+        "SELECT DISTINCT account_id, events, active_users, features_used, seats FROM account_usage WHERE event_date = '2011-10-31' ORDER BY 1"
+    ) == [(name, 1, 1, 1, 5) for name in bills]
+    assert company.query("SELECT count(DISTINCT account_id) FROM account_health") == [(2,)]
 
 
 # ----------------------------------------------------------------------------------------------- before the first run

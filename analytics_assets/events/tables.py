@@ -158,8 +158,16 @@ ACCOUNT_RECORDS = Table(
         ),
         Column("plan", "VARCHAR", "Plan that the record names.", nullable=True),
         Column("seats", "BIGINT", "Seats that the record names.", "seats", nullable=True),
-        Column("amount", "DECIMAL(18,2)", "Price of the whole time that is paid for.", "currency", nullable=True),
-        Column("months", "DECIMAL(9,4)", "Time that is paid for.", "months", nullable=True),
+        Column(
+            "amount",
+            "DECIMAL(18,2)",
+            "Price of the whole time that is paid for; NULL where none up to ten thousand million is said.",
+            "currency",
+            nullable=True,
+        ),
+        Column(
+            "months", "DECIMAL(9,4)", "Time that is paid for; NULL where none up to ten years is said.", "months", nullable=True
+        ),
         Column("currency", "VARCHAR", "Currency that the record names.", nullable=True),
     ),
     key=("record_id",),

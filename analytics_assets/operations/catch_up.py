@@ -20,7 +20,7 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from analytics_assets.events.loading import data_through, hours_in
-from analytics_assets.events.tables import EVENTS, PROPERTY_SETS, RECORDS
+from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
 from analytics_assets.warehouse.assets import FILL, FILLS, Platform
 from analytics_assets.warehouse.engine import attach, engine
 
@@ -332,8 +332,10 @@ def check_purchases(platform: Platform) -> None:
     with engine() as connection:
         attach(connection, platform.lake.pin(EVENTS))
         attach(connection, platform.lake.pin(RECORDS))
+        attach(connection, platform.lake.pin(ACCOUNT_RECORDS))
         events, wanted = connection.sql(
-            "SELECT count(*), count(*) FILTER (order_kind = 'order' OR account_id IS NOT NULL) FROM events"
+            """SELECT count(*), count(*) FILTER (order_kind = 'order') + (SELECT count(*) FROM account_records WHERE account_id IS NOT NULL)
+            FROM events"""
         ).fetchall()[0]
         if wanted or (events and platform.settings.accounts.are == "people"):
             return
@@ -353,7 +355,7 @@ def check_purchases(platform: Platform) -> None:
         ]
     purchases = ", ".join(repr(name) for name in platform.settings.events.purchase)
     raise StepFailed(
-        f"None of the {events:,} events is a purchase or names an account: `purchase` under [events] in the settings names {purchases}, "
+        f"None of the {events:,} events is a purchase, and no record names an account: `purchase` under [events] in the settings names {purchases}, "
         f"but the most frequent events are {', '.join(repr(name) for name in names)}. "
         "Name the right one there and run again; what was loaded stays."
     )
