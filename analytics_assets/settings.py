@@ -458,6 +458,14 @@ class Settings(_Table):
     operations: Operations = Operations()
     alerts: Alerts = Alerts()
 
+    @field_validator("training_sets")
+    @classmethod
+    def _one_name_each(cls, sets: tuple[TrainingSet, ...]) -> tuple[TrainingSet, ...]:
+        names = [one.name for one in sets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two are called {', '.join(twice)}")
+        return sets
+
     def fingerprint(self, *names: str) -> str:
         """Twelve hex digits over the named settings (`business.currency`, `events`, ...): part of a table's code version."""
         values = self.model_dump(mode="json")

@@ -196,3 +196,9 @@ def test_a_cohort_by_the_property_whose_name_the_built_in_one_has_is_refused() -
 )
 def test_what_a_setting_should_look_like_is_said_in_words(text: str, says: str) -> None:
     assert says in mistake(GOOD + text)
+
+
+def test_two_training_sets_of_one_name_are_refused() -> None:
+    one = '[[training_sets]]\nname = "ups"\nsubjects = "accounts"\nevents = ["subscription upgraded"]\nhorizon_days = 30\n'
+    assert parse_settings(GOOD + one, "x").training_sets[0].name == "ups"
+    assert "training_sets: two are called ups" in mistake(GOOD + one + one)
