@@ -1,6 +1,7 @@
 -- One row per event or property set of the window that names an account, its plan or seats, or is a turn of its contract.
--- An event that only names the account which its identity names right before and right after it in the same hour is left out,
--- where both had been received no later: whoever asks for the account of an identity at any second finds the same without it.
+-- An event that only names the account which its identity names right before and right after it in the same hour is left out, where
+-- both had been received no later and no record between it and the next leaves its account unsaid: whoever asks for the account of
+-- such a record, or of a person at the end of the hour, finds the same without it.
 -- DuckDB only: this is where JSON ends, so that every later statement can do without.
 WITH said AS (
     SELECT event_date, hour, event_id AS record_id, identity, name, occurred_at, occurred_second, received_at, account_id, properties
@@ -49,13 +50,18 @@ neighbours AS (
     SELECT
         *,
         lag({'account_id': account_id, 'known_at': known_at}) OVER in_hour AS before,
-        lead({'account_id': account_id, 'known_at': known_at}) OVER in_hour AS after
+        lead({'account_id': account_id, 'known_at': known_at, 'second': occurred_second}) OVER in_hour AS after
     FROM read
     WINDOW in_hour AS (PARTITION BY identity, hour, account_id IS NULL ORDER BY occurred_second, record_id)
+),
+unsaid AS (
+    SELECT DISTINCT hour, occurred_second AS second
+    FROM read
+    WHERE account_id IS NULL AND (kind IS NOT NULL OR plan IS NOT NULL OR seats IS NOT NULL)
 )
 SELECT
     event_date,
-    hour,
+    n.hour,
     record_id,
     identity,
     occurred_at,
@@ -68,11 +74,13 @@ SELECT
     amount,
     CASE WHEN months > 0 THEN months END AS months,
     currency
-FROM neighbours
+FROM neighbours AS n
+ASOF LEFT JOIN unsaid AS u ON n.hour = u.hour AND n.occurred_second <= u.second
 WHERE coalesce(account_id, kind, plan, CASE WHEN seats >= 0 THEN 'seats' END) IS NOT NULL
     AND NOT coalesce(
         name IS NOT NULL AND kind IS NULL AND plan IS NULL AND seats IS NULL
         AND before.account_id = account_id AND before.known_at <= known_at
-        AND after.account_id = account_id AND after.known_at <= known_at,
+        AND after.account_id = account_id AND after.known_at <= known_at
+        AND coalesce(u.second > after.second, true),
         false
     )

@@ -24,7 +24,7 @@ import analytics_assets
 from analytics_assets.definitions import PUBLISHED
 from analytics_assets.events.tables import ACCOUNT_RECORDS, RECORDS
 from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
-from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
+from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, USAGE_DAYS
 from analytics_assets.settings import Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
@@ -63,7 +63,19 @@ PARAMETERS: dict[str, Any] = {
     "grace_days": 1,
     "people_are_accounts": False,
     "newest": 2,
+    "time_zone": "Europe/London",
+    "blocked": ["person 3", "guest"],
+    "feature_events": ["name 1", "name 2"],
+    "every_event_is_a_feature": True,
+    "not_features": ["name 3", "name 4"],
+    "session_seconds": 1200,
+    "by_receipt": False,
 }
+
+FLIPPED = {name: not value if isinstance(value, bool) else value for name, value in PARAMETERS.items()}
+SWITCHES = [f"${name}" for name, value in PARAMETERS.items() if isinstance(value, bool)]
+SWITCHED = [file for file in FILES if any(switch in file.read_text(encoding="utf-8") for switch in SWITCHES)]
+"""Files that the settings turn to another branch: those are executed in both ways."""
 
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 
@@ -228,7 +240,7 @@ _DRAW = "CAST(md5_number('{column} ' || i) % 1000003 AS BIGINT)"
 _KINDS = {
     "records": "['event', 'event', 'set', 'alias']",
     "identities": "['named', 'named', 'anonymous', 'blocked']",
-    "account_records": "['billed', 'billed', 'trial', 'canceled']",
+    "account_records": "['billed', 'billed', 'trial', 'canceled', 'upgraded']",
 }
 _KINDS_OF_ORDERS = "['order', 'order', 'order', 'refund']"
 # Small pools, so that joins find partners, keys repeat across tables, and times tie.
@@ -251,6 +263,8 @@ _POOLS = {
     "status": "['success', 'success', 'failure'][1 + {r} % 3]",
     "partitions": "1 + {r} % 5 // 4",
     "occurred_second": "1774656000 + {r} % 40 * 600",
+    "user_id": "'person ' || {r} % 12",
+    "months": "(1 + {r} % 60) / 40",
 }
 _OF_TYPE = {
     "VARCHAR": "'{name} ' || {r} % 40",
@@ -329,8 +343,8 @@ def _literal(value: Any) -> exp.Expression:
     return exp.convert(value)
 
 
-def _for_spark(tree: exp.Expression) -> str:
-    bound = tree.transform(lambda node: _literal(PARAMETERS[node.name]) if isinstance(node, exp.Placeholder) else node)
+def _for_spark(tree: exp.Expression, parameters: dict[str, Any]) -> str:
+    bound = tree.transform(lambda node: _literal(parameters[node.name]) if isinstance(node, exp.Placeholder) else node)
     return bound.sql("spark")
 
 
@@ -346,29 +360,41 @@ _GIVEN = {
 }
 """What code hands to a file, as a query."""
 
+_USAGE_DAYS = """SELECT CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS event_date,
+    CAST(DATE '2026-03-27' + CAST(i AS INTEGER) AS DATE) AS evening_before,
+    CAST(1774659600 AS BIGINT) AS start_second, CAST(1774677600 AS BIGINT) AS end_second FROM range(4) AS t(i)"""
+"""The drawn seconds lie in a few hours whatever the drawn day: so do these days, with some seconds before and after."""
 
-def _register_intermediates(file: Path, tables: duckdb.DuckDBPyConnection) -> None:
+
+def _register_intermediates(file: Path, tables: duckdb.DuckDBPyConnection, parameters: dict[str, Any]) -> None:
     """Make what a file reads beside stored tables: the rows of the file of that name in its folder."""
     tables.register(SEGMENT_OF_SCORES.name, segment_of_scores(Segments().rules))
+    tables.register(USAGE_DAYS, tables.sql(_USAGE_DAYS).to_arrow_table())
     for name in _table_names(sqlglot.parse_one(file.read_text(encoding="utf-8"), read="duckdb")):
         if name in _GIVEN:
             tables.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_GIVEN[name]}")
-        elif name.removeprefix("lake_") not in TABLES and name != SEGMENT_OF_SCORES.name:
+        elif name.removeprefix("lake_") not in TABLES and name not in (SEGMENT_OF_SCORES.name, USAGE_DAYS):
             intermediate = min((other for other in FILES if other.stem == name), key=lambda other: other.parent != file.parent)
-            _register_intermediates(intermediate, tables)
-            tables.register(name, run(tables, intermediate, PARAMETERS).to_arrow_table())
+            _register_intermediates(intermediate, tables, parameters)
+            tables.register(name, run(tables, intermediate, parameters).to_arrow_table())
 
 
-@files
-def test_file_gives_the_same_rows_on_spark(file: Path, tables: duckdb.DuckDBPyConnection, spark: Any, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("file", "parameters"),
+    [pytest.param(file, PARAMETERS, id=str(file.relative_to(ROOT))) for file in FILES]
+    + [pytest.param(file, FLIPPED, id=f"{file.relative_to(ROOT)} switched") for file in SWITCHED],
+)
+def test_file_gives_the_same_rows_on_spark(
+    file: Path, parameters: dict[str, Any], tables: duckdb.DuckDBPyConnection, spark: Any, tmp_path: Path
+):
     tree = sqlglot.parse_one(file.read_text(encoding="utf-8"), read="duckdb")
-    _register_intermediates(file, tables)
+    _register_intermediates(file, tables, parameters)
     for name in _table_names(tree):
         path = tmp_path / f"{name}.parquet"
         tables.sql(f"FROM {name}").write_parquet(str(path))
         spark.read.parquet(str(path)).createOrReplaceTempView(name)
-    ours = run(tables, file, PARAMETERS).to_arrow_table()
-    theirs = spark.sql(_for_spark(tree)).toArrow()
+    ours = run(tables, file, parameters).to_arrow_table()
+    theirs = spark.sql(_for_spark(tree, parameters)).toArrow()
     assert ours.num_rows > 3, "too few rows to tell the engines apart: draw better tables"
     assert theirs.column_names == ours.column_names
     assert _rows(theirs) == _rows(ours)

@@ -6,10 +6,10 @@ WITH known AS (
     WHERE account_id IS NOT NULL AND event_date <= $as_of AND NOT $people_are_accounts
     GROUP BY account_id
     UNION ALL
-    SELECT user_id AS account_id, MIN(first_seen_date) AS first_seen_date
-    FROM people
-    WHERE first_seen_date <= $as_of AND $people_are_accounts
-    GROUP BY user_id
+    SELECT p.user_id AS account_id, MIN(p.first_seen_date) AS first_seen_date
+    FROM people AS p
+    WHERE p.first_seen_date <= $as_of AND $people_are_accounts
+    GROUP BY p.user_id
 ),
 plans AS (
     SELECT account_id, plan, ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY place DESC) AS newest

@@ -80,7 +80,7 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
     work.read(ACCOUNT_RECORDS, f"event_date <= '{work.window.last_day}'", in_memory=True)
     people_are_accounts = work.settings.accounts.are == "people"
     found: dict[str, list[pa.Table]] = {ACCOUNTS.name: [], ACCOUNT_MEMBERS.name: []}
-    naming = work.connection.sql("SELECT DISTINCT identity FROM account_records").pl()["identity"]
+    naming = work.connection.sql("SELECT DISTINCT identity FROM account_records WHERE account_id IS NOT NULL").pl()["identity"]
     # Most homes are shops that name no account: they need no map of who is who, and the others one of those who named any.
     days = work.days if people_are_accounts or len(naming) else []
     maps = maps_as_of(work, days, around=None if people_are_accounts else naming) if days else ()

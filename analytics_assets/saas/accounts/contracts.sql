@@ -49,7 +49,7 @@ first_bills AS (
         COALESCE(place_before, 0) AS place_before,
         ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY place DESC) AS newest
     FROM with_the_one_before
-    WHERE paid_before IS NULL OR event_date > paid_before + CAST($grace_days AS INTEGER)
+    WHERE paid_before IS NULL OR event_date > paid_before + $grace_days
 ),
 latest AS (
     SELECT
@@ -113,7 +113,7 @@ SELECT
     l.renewals,
     l.paid_through,
     l.last_place,
-    l.paid_through + CAST($grace_days AS INTEGER) AS lapses_on,
+    l.paid_through + $grace_days AS lapses_on,
     c.canceled_on,
     c.canceled_place,
     COALESCE(m.currency, $currency) AS currency,

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from analytics_assets.events.identities import maps_as_of
+from analytics_assets.events.identities import People, people_until
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.saas.churn.backtest import ANCHORS, step_days, training_cut_offs
@@ -68,7 +69,12 @@ class Histories:
         # A shop has no accounts and most SaaS companies no orders: what a home lacks costs nothing.
         tables: dict[Kind, str] = {"account": "account_records", "customer": "orders"}
         self.kinds = [kind for kind, table in tables.items() if work.connection.sql(f"FROM {table} LIMIT 1").fetchall()]
+        self._people: dict[Kind, People] = {}
+        # Days ask for the maps of the same cut-offs.
+        self._map = lru_cache(CUT_OFFS + 1)(self._map_of)
+        self._contracts_of: date | None = None
         self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
+        self._leaks: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._labels: dict[tuple[Label, date, date], pl.DataFrame] = {}
 
     def churn(self, kind: Kind) -> Label:
@@ -115,10 +121,7 @@ class Histories:
         """The features of all subjects at the end of a day, in order of `subject_id`: what is scored."""
         if kind not in self.kinds:
             return _no_rows(kind)
-        for who in self._maps([day]):
-            self._register(who)
-            return self._features_at(kind, day, EVERYBODY)
-        raise AssertionError("unreachable: a day has a map")
+        return self._features_at(kind, day, EVERYBODY)
 
     def leaks(self, label: Label, day: date) -> pl.DataFrame:
         """Features that are not the same when everything after the cut-off, or received after it, is taken from the inputs first.
@@ -126,10 +129,17 @@ class Histories:
         One row per cut-off and column, with the number of subjects. Looks at the oldest and the newest cut-off of the day's
         training set, all of its subjects: the oldest has most of a future to leak.
         """
-        found = []
         cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
-        ends = sorted({cut_offs[0], cut_offs[-1]}) if cut_offs else []
-        for cut_off, who in zip(ends, self._maps(ends), strict=True):
+        found = [
+            self._leaks_at(label.kind, cut_off).with_columns(
+                cut_off=pl.lit(cut_off), kind=pl.lit(label.kind), as_of_date=pl.lit(day)
+            ).cast(NO_LEAKS.schema)
+            for cut_off in sorted({*cut_offs[:1], *cut_offs[-1:]})
+        ]  # fmt: skip
+        return pl.concat([NO_LEAKS, *found])
+
+    def _leaks_at(self, kind: Kind, cut_off: date) -> pl.DataFrame:
+        if (kind, cut_off) not in self._leaks:
             with engine() as known:
                 for name, when in (("orders", "order_date"), ("account_records", "event_date"), ("account_days", "event_date")):
                     by_then = (
@@ -140,34 +150,42 @@ class Histories:
                     parameters = {"day": cut_off, "end_at": self.end_of(cut_off)}
                     used = {key: value for key, value in parameters.items() if f"${key}" in query}
                     known.register(name, self.work.connection.sql(query, params=used).to_arrow_table())
-                truth = self._features_at(label.kind, cut_off, self.work.settings.churn.training_subjects, known, who)
-            found.append(_differences(self._features[label.kind, cut_off], truth).with_columns(cut_off=pl.lit(cut_off)))
-        told = [part.with_columns(kind=pl.lit(label.kind), as_of_date=pl.lit(day)).cast(NO_LEAKS.schema) for part in found]
-        return pl.concat([NO_LEAKS, *told])
+                truth = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects, known)
+            self._leaks[kind, cut_off] = _differences(self._features[kind, cut_off], truth)
+        return self._leaks[kind, cut_off]
 
-    def _maps(self, days: Sequence[date]) -> Any:
-        return (rows for rows, _ in maps_as_of(self.work, days)) if days else iter(())
+    def _map_of(self, kind: Kind, day: date) -> pl.DataFrame:
+        """The map of a day, of those who ever named an account or ordered and of whoever is joined to them."""
+        if kind not in self._people:
+            asked = {
+                "customer": "SELECT DISTINCT identity FROM orders",
+                "account": "SELECT DISTINCT identity FROM account_records WHERE account_id IS NOT NULL OR $people_are_accounts",
+            }[kind]
+            parameters = {"people_are_accounts": self.people_are_accounts} if kind == "account" else None
+            around = self.work.connection.sql(asked, params=parameters).pl()["identity"]
+            self._people[kind] = people_until(self.work, self.work.window.last_day, around)
+        rows, _ = self._people[kind].as_of(self.end_of(day))
+        return rows
 
     def _compute(self, kind: Kind, cut_offs: Sequence[date]) -> None:
-        for cut_off, who in zip(cut_offs, self._maps(cut_offs), strict=True):
-            self._register(who)
+        for cut_off in cut_offs:
             self._features[kind, cut_off] = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects)
 
-    def _register(self, who: pl.DataFrame, connection: Any = None) -> None:
-        """Make the map of a day readable: `people` are the identities of named customers, `users` those of everybody."""
-        connection = connection or self.work.connection
-        connection.register("people", _named(who).to_arrow())
-        users = who.filter(pl.col("customer_id").is_not_null()).select("identity", user_id="customer_id")
-        connection.register("users", users.to_arrow())
+    def _register(self, kind: Kind, day: date, connection: Any = None) -> None:
+        """Make the map of a day readable: of accounts as `users`, of customers with a named identity as `people`."""
+        connection, who = connection or self.work.connection, self._map(kind, day)
+        if kind == "account":
+            users = who.filter(pl.col("customer_id").is_not_null()).select("identity", user_id="customer_id")
+            connection.register("users", users.to_arrow())
+        else:
+            connection.register("people", _named(who).to_arrow())
 
-    def _features_at(
-        self, kind: Kind, cut_off: date, most: int, connection: Any = None, who: pl.DataFrame | None = None
-    ) -> pl.DataFrame:
-        connection = connection or self.work.connection
-        if who is not None:
-            self._register(who, connection)
+    def _features_at(self, kind: Kind, cut_off: date, most: int, connection: Any = None) -> pl.DataFrame:
         if kind == "account":
             self._register_contracts(cut_off, connection)
+        else:
+            self._register(kind, cut_off, connection)
+        connection = connection or self.work.connection
         parameters = {"cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most}
         file = ACCOUNT_FEATURES if kind == "account" else CUSTOMER_FEATURES
         rows = run(connection, file, parameters).pl()
@@ -176,7 +194,11 @@ class Histories:
         return rows.select(pl.col(name).cast(kind_of) for name, kind_of in typed.items()).sort("subject_id")
 
     def _register_contracts(self, day: date, connection: Any = None) -> None:
-        connection = connection or self.work.connection
+        if connection is None and self._contracts_of == day:
+            return
+        self._register("account", day, connection)
+        if connection is None:
+            connection, self._contracts_of = self.work.connection, day
         parameters = {
             "as_of": day,
             "end_at": self.end_of(day),
@@ -188,25 +210,22 @@ class Histories:
 
     def contracts(self, day: date) -> pl.DataFrame:
         """All paid contracts as known at the end of a day, as `contracts.sql` makes them."""
-        for who in self._maps([day]):
-            self._register(who)
         self._register_contracts(day)
         return self.work.connection.sql("FROM contracts").pl()
 
     def _label(self, label: Label, cut_offs: Sequence[date], day: date) -> None:
         if not cut_offs:
             return
-        later, *earlier = self._maps([day, *cut_offs])
-        connection = self.work.connection
-        if label.kind == "account" and not label.named:
-            self._register(later)
+        if label.kind == "customer":
+            self.work.connection.register("later_people", _named(self._map("customer", day)).to_arrow())
+        elif not label.named:
             self._register_contracts(day)
         if label.named:
             self._register_events(label.named, day)
-        connection.register("later_people", _named(later).to_arrow())
         file = _HERE / f"{label.kind}_{'events' if label.named else 'labels'}.sql"
-        for cut_off, who in zip(cut_offs, earlier, strict=True):
-            self._register(who)
+        for cut_off in cut_offs:
+            if label.kind == "customer" or label.named:
+                self._register(label.kind, cut_off)
             until = cut_off + timedelta(days=label.horizon_days)
             rows = self.work.sql(
                 file, cut_off=cut_off, label_until=until, end_at=self.end_of(cut_off), known_before=self.end_of(day),

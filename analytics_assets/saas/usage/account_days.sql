@@ -13,7 +13,7 @@ used AS (
         COUNT(*) AS events,
         COUNT(DISTINCT user_id) AS active_users,
         COUNT(DISTINCT feature) AS features_used,
-        CAST(SUM(begins_session) AS BIGINT) AS sessions
+        COUNT(CASE WHEN begins_session = 1 THEN 1 END) AS sessions
     FROM activity
     GROUP BY event_date, account_id, received_date
 ),

@@ -32,7 +32,7 @@ WITH moments AS (
         e.identity,
         e.occurred_second,
         e.event_id AS record_id,
-        e.account_id,
+        NULL AS account_id,
         NULL AS feature,
         COALESCE(e.received_at, e.occurred_at) AS known_at,
         1 AS is_event,
@@ -80,21 +80,18 @@ in_order AS (
     SELECT
         p.*,
         s.seen_on,
-        LAST_VALUE(CASE WHEN NOT p.is_shared THEN p.account_id END IGNORE NULLS) OVER so_far AS named_account,
-        MAX(CASE WHEN p.is_event = 1 THEN p.occurred_second END) OVER before AS second_before
-    FROM dated AS p
-    INNER JOIN sights AS s ON p.event_date = s.event_date AND p.user_id = s.user_id AND p.received_date <= s.seen_on
-    WINDOW
-        so_far AS (
+        LAST_VALUE(CASE WHEN NOT p.is_shared THEN p.account_id END IGNORE NULLS) OVER (
             PARTITION BY p.event_date, p.user_id, s.seen_on
             ORDER BY p.occurred_second, CASE WHEN p.account_id IS NULL THEN 1 ELSE 0 END, p.record_id, p.is_event
             ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-        ),
-        before AS (
+        ) AS named_account,
+        MAX(CASE WHEN p.is_event = 1 THEN p.occurred_second END) OVER (
             PARTITION BY p.event_date, p.user_id, s.seen_on
             ORDER BY p.occurred_second, CASE WHEN p.account_id IS NULL THEN 1 ELSE 0 END, p.record_id, p.is_event
             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        )
+        ) AS second_before
+    FROM dated AS p
+    INNER JOIN sights AS s ON p.event_date = s.event_date AND p.user_id = s.user_id AND p.received_date <= s.seen_on
 )
 SELECT
     event_date,

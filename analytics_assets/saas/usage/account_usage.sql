@@ -7,7 +7,7 @@ WITH used AS (
         COUNT(*) AS events,
         COUNT(DISTINCT user_id) AS active_users,
         COUNT(DISTINCT feature) AS features_used,
-        CAST(SUM(begins_session) AS BIGINT) AS sessions
+        COUNT(CASE WHEN begins_session = 1 THEN 1 END) AS sessions
     FROM account_events
     WHERE account_id IS NOT NULL
     GROUP BY event_date, hour, account_id
