@@ -61,6 +61,7 @@ PARAMETERS: dict[str, Any] = {
     "known_before": datetime(2026, 4, 2, tzinfo=UTC),
     "most": 8,
     "grace_days": 1,
+    "trial_days": 1,
     "people_are_accounts": False,
     "newest": 2,
     "time_zone": "Europe/London",
@@ -354,8 +355,8 @@ def _rows(table: pa.Table) -> Counter[tuple[Any, ...]]:
 
 
 _GIVEN = {
-    "users": "SELECT DISTINCT identity, 'user ' || customer_id AS user_id FROM identities WHERE as_of_date = DATE '2026-03-30'",
-    "later_people": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-31'",
+    "customers_then": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-30'",
+    "customers_later": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-31'",
     "named_events": "SELECT DISTINCT name FROM events",
 }
 """What code hands to a file, as a query."""

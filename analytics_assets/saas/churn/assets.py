@@ -45,7 +45,7 @@ _INPUTS = [
     Needs("identities"),
     Needs("events", as_of=True, hourly=True),
 ]
-_SETTINGS = ("churn", "accounts.are", "subscriptions.grace_days", "identity")
+_SETTINGS = ("churn", "accounts.are", "subscriptions.grace_days", "subscriptions.trial_days", "identity")
 _POINT_IN_TIME = Audit(
     "point_in_time",
     "Features stay the same when all that happened, or was received, after the cut-off is taken from the inputs first.",
@@ -56,7 +56,7 @@ _POINT_IN_TIME = Audit(
 def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
     """What was known of accounts and customers at earlier cut-offs, and who of them then left: what churn models learn from.
 
-    An account churns when its contract ends within `[churn] account_horizon_days`: cancelled, or not renewed. A customer churns by
+    An account churns when its contract or trial ends within `[churn] account_horizon_days`: cancelled, or not billed (again). A customer churns by
     not buying within `customer_horizon_days`. Features use what had happened and had been received by the end of the cut-off, with
     identities as they were known then; labels what had been received by the end of `as_of_date`, when their window had ended.
 

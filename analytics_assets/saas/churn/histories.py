@@ -18,6 +18,7 @@ import polars as pl
 from analytics_assets.events.identities import People, people_until
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.retail.orders.assets import ORDERS
+from analytics_assets.saas.accounts.standing import make_readable, parameters_of
 from analytics_assets.saas.churn.backtest import ANCHORS, step_days, training_cut_offs
 from analytics_assets.saas.churn.features import COLUMNS, Driver, Kind, account_drivers, customer_drivers
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
@@ -26,13 +27,13 @@ from analytics_assets.warehouse.assets import Work
 from analytics_assets.warehouse.engine import engine, run
 
 _HERE = Path(__file__).parent
-TOLD, CONTRACTS, ACCOUNT_FEATURES = (_HERE / f"{name}.sql" for name in ("told", "contracts", "account_features"))
-CUSTOMER_FEATURES = _HERE / "customer_features.sql"
+ACCOUNT_FEATURES, CUSTOMER_FEATURES = _HERE / "account_features.sql", _HERE / "customer_features.sql"
 
 CUT_OFFS = 12
 """Cut-offs of a training set: four horizons and two thirds, enough for three tests whose windows do not overlap."""
 USAGE_DAYS = 56
 EVERYBODY = 2**62
+_NOBODY_SEEN = pl.DataFrame(schema={"identity": pl.String, "first_seen_at": pl.Datetime("us", "UTC")})
 NO_LEAKS = pl.DataFrame(
     schema={"column": pl.String, "subjects": pl.Int64, "cut_off": pl.Date, "kind": pl.String, "as_of_date": pl.Date}
 )
@@ -72,7 +73,7 @@ class Histories:
         self._people: dict[Kind, People] = {}
         # Days ask for the maps of the same cut-offs.
         self._map = lru_cache(CUT_OFFS + 1)(self._map_of)
-        self._contracts_of: date | None = None
+        self._accounts_of: date | None = None
         self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._leaks: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._labels: dict[tuple[Label, date, date], pl.DataFrame] = {}
@@ -172,54 +173,47 @@ class Histories:
             self._features[kind, cut_off] = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects)
 
     def _register(self, kind: Kind, day: date, connection: Any = None) -> None:
-        """Make the map of a day readable: of accounts as `users`, of customers with a named identity as `people`."""
-        connection, who = connection or self.work.connection, self._map(kind, day)
+        """Make the map of a day, and what else features are made of, readable; of customers those with a named identity."""
         if kind == "account":
-            users = who.filter(pl.col("customer_id").is_not_null()).select("identity", user_id="customer_id")
-            connection.register("users", users.to_arrow())
+            self._register_accounts(day, connection)
         else:
-            connection.register("people", _named(who).to_arrow())
+            named = _named(self._map("customer", day))
+            (connection or self.work.connection).register("customers_then", named.to_arrow())
 
     def _features_at(self, kind: Kind, cut_off: date, most: int, connection: Any = None) -> pl.DataFrame:
-        if kind == "account":
-            self._register_contracts(cut_off, connection)
-        else:
-            self._register(kind, cut_off, connection)
+        self._register(kind, cut_off, connection)
         connection = connection or self.work.connection
-        parameters = {"cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most}
+        parameters = {
+            "cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most, "people_are_accounts": self.people_are_accounts,
+        }  # fmt: skip
         file = ACCOUNT_FEATURES if kind == "account" else CUSTOMER_FEATURES
         rows = run(connection, file, parameters).pl()
         # Arrow carries what SUM makes of integers as decimals.
         typed = _no_rows(kind).select("subject_id", *(column.name for column in COLUMNS[kind])).schema
         return rows.select(pl.col(name).cast(kind_of) for name, kind_of in typed.items()).sort("subject_id")
 
-    def _register_contracts(self, day: date, connection: Any = None) -> None:
-        if connection is None and self._contracts_of == day:
+    def _register_accounts(self, day: date, connection: Any = None) -> None:
+        """Make readable what `standing.py` says of accounts as known at the end of a day."""
+        if connection is None and self._accounts_of == day:
             return
-        self._register("account", day, connection)
         if connection is None:
-            connection, self._contracts_of = self.work.connection, day
-        parameters = {
-            "as_of": day,
-            "end_at": self.end_of(day),
-            "grace_days": self.work.settings.subscriptions.grace_days,
-            "people_are_accounts": self.people_are_accounts,
-        }
-        connection.register("told", run(connection, TOLD, parameters).to_arrow_table())
-        connection.register("contracts", run(connection, CONTRACTS, parameters).to_arrow_table())
+            connection, self._accounts_of = self.work.connection, day
+        connection.register("first_seen", _NOBODY_SEEN.to_arrow())
+        parameters = parameters_of(self.work.settings, day, self.end_of(day))
+        make_readable(connection, self._map("account", day), parameters)
 
     def contracts(self, day: date) -> pl.DataFrame:
-        """All paid contracts as known at the end of a day, as `contracts.sql` makes them."""
-        self._register_contracts(day)
-        return self.work.connection.sql("FROM contracts").pl()
+        """All paid contracts as known at the end of a day: `account_id`, `months`, `bills` and `ended_on`."""
+        self._register_accounts(day)
+        return self.work.connection.sql("SELECT account_id, months, renewals + 1 AS bills, ended_on FROM contracts").pl()
 
     def _label(self, label: Label, cut_offs: Sequence[date], day: date) -> None:
         if not cut_offs:
             return
         if label.kind == "customer":
-            self.work.connection.register("later_people", _named(self._map("customer", day)).to_arrow())
+            self.work.connection.register("customers_later", _named(self._map("customer", day)).to_arrow())
         elif not label.named:
-            self._register_contracts(day)
+            self._register_accounts(day)
         if label.named:
             self._register_events(label.named, day)
         file = _HERE / f"{label.kind}_{'events' if label.named else 'labels'}.sql"
