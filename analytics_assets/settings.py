@@ -171,7 +171,8 @@ class Accounts(_Table):
 class Subscriptions(_Table):
     """Which events are turns in the life of a contract.
 
-    A contract that was not cancelled ends `grace_days` after the time that was paid for, unless it is billed again.
+    A contract that was not cancelled ends `grace_days` after the time that was paid for, unless it is billed again; a trial that was
+    not billed has ended `trial_days` after it began.
     """
 
     trial: Names = ("trial started", "subscription trial started")
@@ -180,6 +181,7 @@ class Subscriptions(_Table):
     downgraded: Names = ("subscription downgraded",)
     canceled: Names = ("subscription canceled", "subscription cancelled", "account deleted")
     grace_days: Annotated[int, Field(ge=0, le=90)] = 7
+    trial_days: Annotated[int, Field(ge=1, le=365)] = 30
 
     @model_validator(mode="after")
     def _one_meaning_each(self) -> Subscriptions:

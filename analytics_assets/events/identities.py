@@ -126,21 +126,28 @@ def only_those(identities: pl.Series, first_seen: pl.DataFrame, aliases: pl.Data
 
 
 def maps_as_of(work: Work, days: Sequence[date], around: pl.Series | None = None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
-    """The map of each day, as `People.as_of` returns it: what `identities` holds, for any day, materialised or not.
+    """The map of each day, as `People.as_of` returns it: what `identities` holds, for any day, materialised or not."""
+    clock = work.platform.clock
+    people = people_until(work, max(days), around)
+    for day in days:
+        yield people.as_of(clock.begins(day + _ONE_DAY))
+
+
+def people_until(work: Work, day: date, around: pl.Series | None = None) -> People:
+    """Everyone who was seen by the end of a day, for the maps of that day and of earlier ones.
 
     `around` leaves out everybody who is never joined to one of these identities: the rows of the others are the same.
     """
     work.read(RECORDS)
     clock = work.platform.clock
-    until = clock.begins(max(days) + _ONE_DAY)
-    everyone = work.sql(_HERE / "first_seen.sql", start_at=clock.begins(clock.first_day), end_at=until).pl()
+    everyone = work.sql(
+        _HERE / "first_seen.sql", start_at=clock.begins(clock.first_day), end_at=clock.begins(day + _ONE_DAY)
+    ).pl()
     aliases = work.sql(_HERE / "aliases.sql").pl()
     people = People(everyone, aliases, work.settings.identity)
-    if around is not None:
-        near = people.connected_to(around)
-        people = People(*only_those(near, everyone, aliases), work.settings.identity)
-    for day in days:
-        yield people.as_of(clock.begins(day + _ONE_DAY))
+    return (
+        people if around is None else People(*only_those(people.connected_to(around), everyone, aliases), work.settings.identity)
+    )
 
 
 def identities_as_of(work: Work, day: date) -> pl.DataFrame:

@@ -60,11 +60,10 @@ PARAMETERS: dict[str, Any] = {
     "label_until": date(2026, 3, 31),
     "known_before": datetime(2026, 4, 2, tzinfo=UTC),
     "most": 8,
+    "trial_days": 1,
     "newest": 2,
     "time_zone": "Europe/London",
     "blocked": ["person 3", "guest"],
-    "people_are_accounts": False,
-    "grace_days": 1,
     "feature_events": ["name 1", "name 2"],
     "every_event_is_a_feature": True,
     "not_features": ["name 3", "name 4"],
@@ -240,7 +239,7 @@ _DRAW = "CAST(md5_number('{column} ' || i) % 1000003 AS BIGINT)"
 _KINDS = {
     "records": "['event', 'event', 'set', 'alias']",
     "identities": "['named', 'named', 'anonymous', 'blocked']",
-    "account_records": "['billed', 'billed', 'trial', 'canceled']",
+    "account_records": "['billed', 'billed', 'trial', 'canceled', 'upgraded']",
 }
 _KINDS_OF_ORDERS = "['order', 'order', 'order', 'refund']"
 # Small pools, so that joins find partners, keys repeat across tables, and times tie.
@@ -354,8 +353,8 @@ def _rows(table: pa.Table) -> Counter[tuple[Any, ...]]:
 
 
 _GIVEN = {
-    "users": "SELECT DISTINCT identity, 'user ' || customer_id AS user_id FROM identities WHERE as_of_date = DATE '2026-03-30'",
-    "later_people": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-31'",
+    "customers_then": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-30'",
+    "customers_later": "SELECT DISTINCT identity, customer_id FROM identities WHERE as_of_date = DATE '2026-03-31'",
     "named_events": "SELECT DISTINCT name FROM events",
     # The drawn seconds lie in a few hours whatever the drawn day: so do these days, with some seconds before and after.
     USAGE_DAYS: """SELECT CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS event_date,

@@ -12,6 +12,7 @@ import pyarrow as pa
 from analytics_assets.events import identities
 from analytics_assets.events.identities import maps_as_of
 from analytics_assets.events.tables import ACCOUNT_RECORDS
+from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
 from analytics_assets.warehouse.tables import Column, Publication, Table
 
@@ -31,7 +32,8 @@ ACCOUNTS = Table(
         Column(
             "status",
             "VARCHAR",
-            "`trial`, `active` (paid), `canceled`, `lapsed` (not billed again), or `unbilled` (no turn of a contract is known).",
+            "`trial`, `active` (paid), `canceled`, `lapsed` (not billed again), `expired` (a trial that came to nothing), or `unbilled` "
+            "(no turn of a contract is known).",
         ),
         Column("plan", "VARCHAR", "Latest plan named.", nullable=True),
         Column("seats", "BIGINT", "Latest number of seats named.", "seats", nullable=True),
@@ -43,7 +45,10 @@ ACCOUNTS = Table(
         Column("renewals", "BIGINT", "Bills of the present contract after the first.", "bills"),
         Column("paid_through", "DATE", "Last business day that is paid for.", nullable=True),
         Column(
-            "ended_on", "DATE", "Business day on which the contract was cancelled or, not billed again, ran out.", nullable=True
+            "ended_on",
+            "DATE",
+            "Business day on which the contract or trial was cancelled or, not billed (again), had run out.",
+            nullable=True,
         ),
     ),
     key=("as_of_date", "account_id"),
@@ -72,7 +77,8 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
 
     A contract begins with a bill and ends when it is cancelled, or `[subscriptions] grace_days` after the time that was paid for
     when it is not billed again; a bill after its end begins another. Monthly recurring revenue is price over months: an upgrade or
-    a downgrade tells a new price for the same length, a bill without a length is for one month. A record that names no account
+    a downgrade tells a new price for the same length, a bill without a length is for one month. A trial that was not billed
+    `[subscriptions] trial_days` after it began has ended on the next day: it is `expired`. A record that names no account
     belongs to the one that its person named last. `account_members` beside it says who belongs to which account.
 
     Read it as the customer list of an evening: who pays how much, until when, and who has left.
@@ -80,24 +86,15 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
     work.read(ACCOUNT_RECORDS, f"event_date <= '{work.window.last_day}'", in_memory=True)
     people_are_accounts = work.settings.accounts.are == "people"
     found: dict[str, list[pa.Table]] = {ACCOUNTS.name: [], ACCOUNT_MEMBERS.name: []}
-    naming = work.connection.sql("SELECT DISTINCT identity FROM account_records").pl()["identity"]
+    naming = work.connection.sql("SELECT DISTINCT identity FROM account_records WHERE account_id IS NOT NULL").pl()["identity"]
     # Most homes are shops that name no account: they need no map of who is who, and the others one of those who named any.
     days = work.days if people_are_accounts or len(naming) else []
     maps = maps_as_of(work, days, around=None if people_are_accounts else naming) if days else ()
     for day, (who, _) in zip(days, maps, strict=True):
-        parameters = {
-            "as_of": day,
-            "time_zone": work.settings.business.time_zone,
-            "currency": work.settings.business.currency,
-            "blocked": list(work.settings.identity.blocked),
-            "grace_days": work.settings.subscriptions.grace_days,
-            "people_are_accounts": people_are_accounts,
-        }
+        parameters = parameters_of(work.settings, day, WHENEVER)
         if day == days[0]:
             work.connection.register("first_seen", _first_seen(work, people_are_accounts))
-        work.connection.register("identities", who.with_columns(as_of_date=pl.lit(day)).to_arrow())
-        for name in ("people", "told", "contracts"):
-            work.connection.register(name, work.sql(_HERE / f"{name}.sql", **parameters).to_arrow_table())
+        make_readable(work.connection, who, parameters)
         for table in (ACCOUNTS, ACCOUNT_MEMBERS):
             found[table.name].append(work.rows_of(table, work.sql(_HERE / f"{table.name}.sql", **parameters)))
     if days:
@@ -128,7 +125,7 @@ def accounts_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.
                 "contracts_are_possible",
                 "An account that pays is paid for or within its grace days, one that has ended ended by the day, and only those have an end.",
                 """SELECT as_of_date, account_id, status FROM rows
-                WHERE (status IN ('canceled', 'lapsed')) <> (ended_on IS NOT NULL) OR ended_on > as_of_date
+                WHERE (status IN ('canceled', 'lapsed', 'expired')) <> (ended_on IS NOT NULL) OR ended_on > as_of_date
                 OR (status IN ('active', 'lapsed')) > (paid_through IS NOT NULL) OR billed_since > as_of_date OR first_seen_date > as_of_date""",
             ),
             Audit(
@@ -138,7 +135,7 @@ def accounts_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.
                 ANTI JOIN rows AS r ON r.as_of_date = m.as_of_date AND r.account_id = m.account_id""",
             ),
         ],
-        settings=("accounts.are", "subscriptions.grace_days", "identity", "business.currency"),
+        settings=("accounts.are", "subscriptions.grace_days", "subscriptions.trial_days", "identity", "business.currency"),
         group="saas",
         fill="all",
         condition=condition,

@@ -1,4 +1,4 @@
--- One row per account that was ever billed by the end of the day: its latest contract.
+-- One row per contract that had begun by the end of the day, and how it ended if it did; the price of an account's newest.
 -- A bill begins a contract when it is the first, when the contract before was cancelled, or when that had not been billed again by
 -- the grace days after the time that was paid for. A bill pays through the same day of the month, so many months on (the 31st of a
 -- shorter month is its last day); a part of a month counts in thirtieths. A bill below zero is a credit note and no bill.
@@ -39,33 +39,33 @@ with_the_one_before AS (
         LAG(place) OVER (PARTITION BY account_id, cancellations ORDER BY place) AS place_before
     FROM bills
 ),
-first_bills AS (
+numbered AS (
+    SELECT
+        *,
+        SUM(CASE WHEN paid_before IS NULL OR event_date > paid_before + $grace_days THEN 1 ELSE 0 END) OVER (
+            PARTITION BY account_id ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+        ) AS contract
+    FROM with_the_one_before
+),
+spans AS (
     SELECT
         account_id,
+        contract,
         cancellations,
-        place AS first_place,
-        event_date AS billed_since,
-        months AS first_months,
-        COALESCE(place_before, 0) AS place_before,
-        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY place DESC) AS newest
-    FROM with_the_one_before
-    WHERE paid_before IS NULL OR event_date > paid_before + $grace_days
+        MIN(place) AS first_place,
+        MAX(place) AS last_place,
+        COUNT(*) - 1 AS renewals,
+        MAX(paid_through) AS paid_through,
+        MAX(paid_through) + $grace_days AS lapses_on,
+        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY contract DESC) AS newest
+    FROM numbered
+    GROUP BY account_id, contract, cancellations
 ),
 latest AS (
-    SELECT
-        f.account_id,
-        f.cancellations,
-        f.first_place,
-        f.billed_since,
-        f.first_months,
-        f.place_before,
-        MAX(b.place) AS last_place,
-        COUNT(*) - 1 AS renewals,
-        MAX(b.paid_through) AS paid_through
-    FROM first_bills AS f
-    INNER JOIN bills AS b ON f.account_id = b.account_id AND b.place >= f.first_place
-    WHERE f.newest = 1
-    GROUP BY f.account_id, f.cancellations, f.first_place, f.billed_since, f.first_months, f.place_before
+    SELECT s.account_id, s.cancellations, f.months AS first_months, COALESCE(f.place_before, 0) AS place_before
+    FROM spans AS s
+    INNER JOIN numbered AS f ON s.account_id = f.account_id AND s.first_place = f.place
+    WHERE s.newest = 1
 ),
 -- An upgrade before the first bill tells its price too, where the bill names none.
 told_prices AS (
@@ -101,26 +101,35 @@ currencies AS (
     WHERE currency IS NOT NULL
 ),
 cancellations AS (
-    SELECT l.account_id, MIN(t.place) AS canceled_place, MIN(t.event_date) AS canceled_on
-    FROM latest AS l
-    INNER JOIN turns AS t ON l.account_id = t.account_id AND t.place > l.last_place
+    SELECT s.account_id, s.contract, MIN(t.place) AS canceled_place, MIN(t.event_date) AS canceled_on
+    FROM spans AS s
+    INNER JOIN turns AS t ON s.account_id = t.account_id AND t.place > s.last_place
     WHERE t.kind = 'canceled'
-    GROUP BY l.account_id
+    GROUP BY s.account_id, s.contract
 )
 SELECT
-    l.account_id,
-    l.billed_since,
-    l.renewals,
-    l.paid_through,
-    l.last_place,
-    l.paid_through + $grace_days AS lapses_on,
-    c.canceled_on,
+    s.account_id,
+    s.contract,
+    s.newest,
+    s.first_place,
+    f.event_date AS billed_since,
+    s.renewals,
+    l.months,
+    s.paid_through,
+    CASE
+        WHEN c.canceled_on <= s.lapses_on THEN 'canceled'
+        WHEN s.lapses_on <= $as_of THEN 'lapsed'
+        ELSE 'active'
+    END AS status,
+    CASE WHEN c.canceled_on <= s.lapses_on THEN c.canceled_on WHEN s.lapses_on <= $as_of THEN s.lapses_on END AS ended_on,
     c.canceled_place,
-    COALESCE(m.currency, $currency) AS currency,
+    CASE WHEN s.newest = 1 THEN COALESCE(m.currency, $currency) END AS currency,
     CAST(
         FLOOR(CAST(20000 * p.cents + p.parts_of_months AS DOUBLE) / CAST(2 * p.parts_of_months AS DOUBLE)) AS BIGINT
     ) AS mrr_cents
-FROM latest AS l
-LEFT JOIN cancellations AS c ON l.account_id = c.account_id
-LEFT JOIN prices AS p ON l.account_id = p.account_id AND p.newest = 1
-LEFT JOIN currencies AS m ON l.account_id = m.account_id AND m.newest = 1
+FROM spans AS s
+INNER JOIN numbered AS f ON s.account_id = f.account_id AND s.first_place = f.place
+INNER JOIN numbered AS l ON s.account_id = l.account_id AND s.last_place = l.place
+LEFT JOIN cancellations AS c ON s.account_id = c.account_id AND s.contract = c.contract
+LEFT JOIN prices AS p ON s.account_id = p.account_id AND p.newest = 1 AND s.newest = 1
+LEFT JOIN currencies AS m ON s.account_id = m.account_id AND m.newest = 1 AND s.newest = 1

@@ -1,38 +1,9 @@
--- One row per account with a paid or trial contract at the end of the cut-off: what was known of it then.
+-- One row per account under contract or on trial at the end of the cut-off: what was known of it then.
 -- Of more than $most accounts a sample is taken, by digest of their names.
-WITH state AS (
-    SELECT
-        account_id,
-        kind,
-        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM told
-    WHERE kind IN ('trial', 'billed', 'canceled')
-),
-under_contract AS (
-    SELECT account_id, bills, months, paid_through
-    FROM contracts
-    WHERE ended_on IS NULL
-),
-subjects AS (
-    SELECT
-        s.account_id,
-        CASE WHEN u.account_id IS NULL THEN 1 ELSE 0 END AS trial,
-        u.bills,
-        u.months,
-        u.paid_through,
-        ROW_NUMBER() OVER (ORDER BY MD5(s.account_id), s.account_id) AS sample_place
-    FROM state AS s
-    LEFT JOIN under_contract AS u ON s.account_id = u.account_id
-    WHERE s.place = 1 AND (u.account_id IS NOT NULL OR s.kind = 'trial')
-),
-prices AS (
-    SELECT
-        account_id,
-        amount,
-        months,
-        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM told
-    WHERE kind IN ('billed', 'upgraded', 'downgraded') AND amount IS NOT NULL
+WITH subjects AS (
+    SELECT *, ROW_NUMBER() OVER (ORDER BY MD5(account_id), account_id) AS sample_place
+    FROM standing
+    WHERE status IN ('active', 'trial')
 ),
 changes AS (
     SELECT
@@ -43,26 +14,16 @@ changes AS (
     WHERE DATE_DIFF('day', CAST(event_date AS DATE), CAST($cut_off AS DATE)) < 90
     GROUP BY account_id
 ),
-first_seen AS (
+namings AS (
+    SELECT CASE WHEN $people_are_accounts THEN p.user_id ELSE r.account_id END AS account_id, r.event_date
+    FROM account_records AS r
+    LEFT JOIN people AS p ON r.identity = p.identity
+    WHERE r.event_date <= $cut_off AND COALESCE(r.received_at, r.occurred_at) < $end_at
+),
+first_named AS (
     SELECT account_id, MIN(event_date) AS first_date
-    FROM told
+    FROM namings
     GROUP BY account_id
-),
-plans AS (
-    SELECT
-        account_id,
-        plan,
-        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM told
-    WHERE plan IS NOT NULL
-),
-seats_named AS (
-    SELECT
-        account_id,
-        seats,
-        ROW_NUMBER() OVER (PARTITION BY account_id ORDER BY occurred_second DESC, record_id DESC) AS place
-    FROM told
-    WHERE seats IS NOT NULL
 ),
 days AS (
     SELECT
@@ -101,15 +62,12 @@ usage AS (
 )
 SELECT
     s.account_id AS subject_id,
-    s.trial,
-    p.plan,
-    n.seats,
-    CASE
-        WHEN s.trial = 0 AND COALESCE(r.months, s.months) > 0
-            THEN CAST(ROUND(CAST(r.amount AS DOUBLE) / CAST(COALESCE(r.months, s.months) AS DOUBLE), 2) AS DECIMAL(18, 2))
-    END AS mrr,
+    CASE WHEN s.status = 'trial' THEN 1 ELSE 0 END AS trial,
+    s.plan,
+    s.seats,
+    s.mrr,
     DATE_DIFF('day', CAST(f.first_date AS DATE), CAST($cut_off AS DATE)) AS account_age_days,
-    COALESCE(s.bills - 1, 0) AS renewals,
+    s.renewals,
     DATE_DIFF('day', CAST($cut_off AS DATE), CAST(s.paid_through AS DATE)) AS days_to_renewal,
     COALESCE(c.upgrades_90, 0) AS upgrades_90,
     COALESCE(c.downgrades_90, 0) AS downgrades_90,
@@ -128,10 +86,7 @@ SELECT
     COALESCE(u.active_days_28, 0) AS active_days_28,
     COALESCE(u.idle_days, 56) AS idle_days
 FROM subjects AS s
-INNER JOIN first_seen AS f ON s.account_id = f.account_id
-LEFT JOIN plans AS p ON s.account_id = p.account_id AND p.place = 1
-LEFT JOIN seats_named AS n ON s.account_id = n.account_id AND n.place = 1
-LEFT JOIN prices AS r ON s.account_id = r.account_id AND r.place = 1
+INNER JOIN first_named AS f ON s.account_id = f.account_id
 LEFT JOIN changes AS c ON s.account_id = c.account_id
 LEFT JOIN usage AS u ON s.account_id = u.account_id
 WHERE s.sample_place <= $most

@@ -1,7 +1,11 @@
 -- One row per account whose contract ended in the days after the cut-off, up to $label_until:
--- cancelled (a trial too), or not renewed within the days of grace.
+-- cancelled, or not renewed within the days of grace; a trial: cancelled, or not billed by its end.
 SELECT account_id AS subject_id
 FROM contracts
+WHERE ended_on > $cut_off AND ended_on <= $label_until
+UNION
+SELECT account_id AS subject_id
+FROM trials
 WHERE ended_on > $cut_off AND ended_on <= $label_until
 UNION
 SELECT account_id AS subject_id

@@ -45,7 +45,7 @@ _INPUTS = [
     Needs("identities"),
     Needs("events", as_of=True, hourly=True),
 ]
-_SETTINGS = ("churn", "accounts.are", "subscriptions.grace_days", "identity")
+_SETTINGS = ("churn", "accounts.are", "subscriptions.grace_days", "subscriptions.trial_days", "identity")
 _POINT_IN_TIME = Audit(
     "point_in_time",
     "Features stay the same when all that happened, or was received, after the cut-off is taken from the inputs first.",
@@ -56,7 +56,7 @@ _POINT_IN_TIME = Audit(
 def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
     """What was known of accounts and customers at earlier cut-offs, and who of them then left: what churn models learn from.
 
-    An account churns when its contract ends within `[churn] account_horizon_days`: cancelled, or not renewed. A customer churns by
+    An account churns when its contract or trial ends within `[churn] account_horizon_days`: cancelled, or not billed (again). A customer churns by
     not buying within `customer_horizon_days`. Features use what had happened and had been received by the end of the cut-off, with
     identities as they were known then; labels what had been received by the end of `as_of_date`, when their window had ended.
 
@@ -124,7 +124,7 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
                     same | {"anchor": one.anchor} | row for test in one.tests for row in _test_rows(test)
                 ]
             rows[CHURN_OUTCOMES.name] += [same | row for row in _outcomes(served.refit)]
-            store(_models_folder(work), served.refit.model, _card(work, served.refit))
+            _store(work, refits, served.refit)
             work.metadata[f"{kind}s"] = f"{served.refit.model.candidate}, refit of {served.refit.anchor}: {served.reason}"
     return {table.name: _table(table, rows[table.name]) for table in (CHURN_MODELS, CHURN_BACKTESTS, CHURN_OUTCOMES)}
 
@@ -143,6 +143,12 @@ def _training_rows_of(work: Work, kind: Kind, day: date) -> pl.DataFrame:
 
 def _models_folder(work: Work) -> Any:
     return work.platform.home.root / "models"
+
+
+def _store(work: Work, refits: Refits, refit: Refit) -> None:
+    if refit.model.model_id not in refits.stored:
+        store(_models_folder(work), refit.model, _card(work, refit))
+        refits.stored[refit.model.model_id] = refit.model
 
 
 def _no_model(day: date, kind: Kind, reason: str) -> dict[str, Any]:
@@ -281,8 +287,11 @@ def serving_model(work: Work, refits: Refits, kind: Kind, day: date) -> tuple[st
     if not row or row[0][0] == "none":
         return (row[0][1] if row else "no model of the day"), None
     ((model_id, reason),) = row
+    if model_id in refits.stored:
+        return reason, refits.stored[model_id]
     try:
-        return reason, load(_models_folder(work), model_id)
+        refits.stored[model_id] = load(_models_folder(work), model_id)
+        return reason, refits.stored[model_id]
     except ModelFileError as error:
         work.log.warning(str(error))
         work.metadata[f"model file of {kind}s"] = str(error)
@@ -292,7 +301,7 @@ def serving_model(work: Work, refits: Refits, kind: Kind, day: date) -> tuple[st
             f"{day}: churn_models says that {model_id} serves {kind}s, and the data now give {served.refit.model.model_id}. "
             "Materialise churn_training_set and churn_models of the day again."
         )
-    store(_models_folder(work), served.refit.model, _card(work, served.refit))
+    _store(work, refits, served.refit)
     return reason, served.refit.model
 
 

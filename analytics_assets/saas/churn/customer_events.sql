@@ -3,13 +3,13 @@
 WITH doers AS (
     SELECT DISTINCT l.customer_id
     FROM label_events AS e
-    INNER JOIN later_people AS l ON e.identity = l.identity
+    INNER JOIN customers_later AS l ON e.identity = l.identity
     WHERE
         e.event_date > $cut_off
         AND e.event_date <= $label_until
         AND COALESCE(e.received_at, e.occurred_at) < $known_before
 )
 SELECT DISTINCT p.customer_id AS subject_id
-FROM people AS p
-INNER JOIN later_people AS l ON p.identity = l.identity
+FROM customers_then AS p
+INNER JOIN customers_later AS l ON p.identity = l.identity
 INNER JOIN doers AS d ON l.customer_id = d.customer_id

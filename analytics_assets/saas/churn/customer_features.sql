@@ -3,7 +3,7 @@
 WITH known AS (
     SELECT p.customer_id, o.order_date, o.kind, o.currency, o.net_revenue
     FROM orders AS o
-    INNER JOIN people AS p ON o.identity = p.identity
+    INNER JOIN customers_then AS p ON o.identity = p.identity
     WHERE o.order_date <= $cut_off AND COALESCE(o.received_at, o.ordered_at) < $end_at
 ),
 purchase_days AS (

@@ -3,7 +3,7 @@
 WITH buyers AS (
     SELECT DISTINCT l.customer_id
     FROM orders AS o
-    INNER JOIN later_people AS l ON o.identity = l.identity
+    INNER JOIN customers_later AS l ON o.identity = l.identity
     WHERE
         o.kind = 'order'
         AND o.net_revenue > 0
@@ -12,6 +12,6 @@ WITH buyers AS (
         AND COALESCE(o.received_at, o.ordered_at) < $known_before
 )
 SELECT DISTINCT p.customer_id AS subject_id
-FROM people AS p
-INNER JOIN later_people AS l ON p.identity = l.identity
+FROM customers_then AS p
+INNER JOIN customers_later AS l ON p.identity = l.identity
 INNER JOIN buyers AS b ON l.customer_id = b.customer_id

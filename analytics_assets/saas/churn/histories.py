@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from analytics_assets.events.identities import maps_as_of
+from analytics_assets.events.identities import People, people_until
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.retail.orders.assets import ORDERS
+from analytics_assets.saas.accounts.standing import make_readable, parameters_of
 from analytics_assets.saas.churn.backtest import ANCHORS, step_days, training_cut_offs
 from analytics_assets.saas.churn.features import COLUMNS, Driver, Kind, account_drivers, customer_drivers
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
@@ -25,13 +27,13 @@ from analytics_assets.warehouse.assets import Work
 from analytics_assets.warehouse.engine import engine, run
 
 _HERE = Path(__file__).parent
-TOLD, CONTRACTS, ACCOUNT_FEATURES = (_HERE / f"{name}.sql" for name in ("told", "contracts", "account_features"))
-CUSTOMER_FEATURES = _HERE / "customer_features.sql"
+ACCOUNT_FEATURES, CUSTOMER_FEATURES = _HERE / "account_features.sql", _HERE / "customer_features.sql"
 
 CUT_OFFS = 12
 """Cut-offs of a training set: four horizons and two thirds, enough for three tests whose windows do not overlap."""
 USAGE_DAYS = 56
 EVERYBODY = 2**62
+_NOBODY_SEEN = pl.DataFrame(schema={"identity": pl.String, "first_seen_at": pl.Datetime("us", "UTC")})
 NO_LEAKS = pl.DataFrame(
     schema={"column": pl.String, "subjects": pl.Int64, "cut_off": pl.Date, "kind": pl.String, "as_of_date": pl.Date}
 )
@@ -68,7 +70,12 @@ class Histories:
         # A shop has no accounts and most SaaS companies no orders: what a home lacks costs nothing.
         tables: dict[Kind, str] = {"account": "account_records", "customer": "orders"}
         self.kinds = [kind for kind, table in tables.items() if work.connection.sql(f"FROM {table} LIMIT 1").fetchall()]
+        self._people: dict[Kind, People] = {}
+        # Days ask for the maps of the same cut-offs.
+        self._map = lru_cache(CUT_OFFS + 1)(self._map_of)
+        self._accounts_of: date | None = None
         self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
+        self._leaks: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._labels: dict[tuple[Label, date, date], pl.DataFrame] = {}
 
     def churn(self, kind: Kind) -> Label:
@@ -115,10 +122,7 @@ class Histories:
         """The features of all subjects at the end of a day, in order of `subject_id`: what is scored."""
         if kind not in self.kinds:
             return _no_rows(kind)
-        for who in self._maps([day]):
-            self._register(who)
-            return self._features_at(kind, day, EVERYBODY)
-        raise AssertionError("unreachable: a day has a map")
+        return self._features_at(kind, day, EVERYBODY)
 
     def leaks(self, label: Label, day: date) -> pl.DataFrame:
         """Features that are not the same when everything after the cut-off, or received after it, is taken from the inputs first.
@@ -126,10 +130,17 @@ class Histories:
         One row per cut-off and column, with the number of subjects. Looks at the oldest and the newest cut-off of the day's
         training set, all of its subjects: the oldest has most of a future to leak.
         """
-        found = []
         cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
-        ends = sorted({cut_offs[0], cut_offs[-1]}) if cut_offs else []
-        for cut_off, who in zip(ends, self._maps(ends), strict=True):
+        found = [
+            self._leaks_at(label.kind, cut_off).with_columns(
+                cut_off=pl.lit(cut_off), kind=pl.lit(label.kind), as_of_date=pl.lit(day)
+            ).cast(NO_LEAKS.schema)
+            for cut_off in sorted({*cut_offs[:1], *cut_offs[-1:]})
+        ]  # fmt: skip
+        return pl.concat([NO_LEAKS, *found])
+
+    def _leaks_at(self, kind: Kind, cut_off: date) -> pl.DataFrame:
+        if (kind, cut_off) not in self._leaks:
             with engine() as known:
                 for name, when in (("orders", "order_date"), ("account_records", "event_date"), ("account_days", "event_date")):
                     by_then = (
@@ -140,73 +151,75 @@ class Histories:
                     parameters = {"day": cut_off, "end_at": self.end_of(cut_off)}
                     used = {key: value for key, value in parameters.items() if f"${key}" in query}
                     known.register(name, self.work.connection.sql(query, params=used).to_arrow_table())
-                truth = self._features_at(label.kind, cut_off, self.work.settings.churn.training_subjects, known, who)
-            found.append(_differences(self._features[label.kind, cut_off], truth).with_columns(cut_off=pl.lit(cut_off)))
-        told = [part.with_columns(kind=pl.lit(label.kind), as_of_date=pl.lit(day)).cast(NO_LEAKS.schema) for part in found]
-        return pl.concat([NO_LEAKS, *told])
+                truth = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects, known)
+            self._leaks[kind, cut_off] = _differences(self._features[kind, cut_off], truth)
+        return self._leaks[kind, cut_off]
 
-    def _maps(self, days: Sequence[date]) -> Any:
-        return (rows for rows, _ in maps_as_of(self.work, days)) if days else iter(())
+    def _map_of(self, kind: Kind, day: date) -> pl.DataFrame:
+        """The map of a day, of those who ever named an account or ordered and of whoever is joined to them."""
+        if kind not in self._people:
+            asked = {
+                "customer": "SELECT DISTINCT identity FROM orders",
+                "account": "SELECT DISTINCT identity FROM account_records WHERE account_id IS NOT NULL OR $people_are_accounts",
+            }[kind]
+            parameters = {"people_are_accounts": self.people_are_accounts} if kind == "account" else None
+            around = self.work.connection.sql(asked, params=parameters).pl()["identity"]
+            self._people[kind] = people_until(self.work, self.work.window.last_day, around)
+        rows, _ = self._people[kind].as_of(self.end_of(day))
+        return rows
 
     def _compute(self, kind: Kind, cut_offs: Sequence[date]) -> None:
-        for cut_off, who in zip(cut_offs, self._maps(cut_offs), strict=True):
-            self._register(who)
+        for cut_off in cut_offs:
             self._features[kind, cut_off] = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects)
 
-    def _register(self, who: pl.DataFrame, connection: Any = None) -> None:
-        """Make the map of a day readable: `people` are the identities of named customers, `users` those of everybody."""
-        connection = connection or self.work.connection
-        connection.register("people", _named(who).to_arrow())
-        users = who.filter(pl.col("customer_id").is_not_null()).select("identity", user_id="customer_id")
-        connection.register("users", users.to_arrow())
-
-    def _features_at(
-        self, kind: Kind, cut_off: date, most: int, connection: Any = None, who: pl.DataFrame | None = None
-    ) -> pl.DataFrame:
-        connection = connection or self.work.connection
-        if who is not None:
-            self._register(who, connection)
+    def _register(self, kind: Kind, day: date, connection: Any = None) -> None:
+        """Make the map of a day, and what else features are made of, readable; of customers those with a named identity."""
         if kind == "account":
-            self._register_contracts(cut_off, connection)
-        parameters = {"cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most}
+            self._register_accounts(day, connection)
+        else:
+            named = _named(self._map("customer", day))
+            (connection or self.work.connection).register("customers_then", named.to_arrow())
+
+    def _features_at(self, kind: Kind, cut_off: date, most: int, connection: Any = None) -> pl.DataFrame:
+        self._register(kind, cut_off, connection)
+        connection = connection or self.work.connection
+        parameters = {
+            "cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most, "people_are_accounts": self.people_are_accounts,
+        }  # fmt: skip
         file = ACCOUNT_FEATURES if kind == "account" else CUSTOMER_FEATURES
         rows = run(connection, file, parameters).pl()
         # Arrow carries what SUM makes of integers as decimals.
         typed = _no_rows(kind).select("subject_id", *(column.name for column in COLUMNS[kind])).schema
         return rows.select(pl.col(name).cast(kind_of) for name, kind_of in typed.items()).sort("subject_id")
 
-    def _register_contracts(self, day: date, connection: Any = None) -> None:
-        connection = connection or self.work.connection
-        parameters = {
-            "as_of": day,
-            "end_at": self.end_of(day),
-            "grace_days": self.work.settings.subscriptions.grace_days,
-            "people_are_accounts": self.people_are_accounts,
-        }
-        connection.register("told", run(connection, TOLD, parameters).to_arrow_table())
-        connection.register("contracts", run(connection, CONTRACTS, parameters).to_arrow_table())
+    def _register_accounts(self, day: date, connection: Any = None) -> None:
+        """Make readable what `standing.py` says of accounts as known at the end of a day."""
+        if connection is None and self._accounts_of == day:
+            return
+        if connection is None:
+            connection, self._accounts_of = self.work.connection, day
+        connection.register("first_seen", _NOBODY_SEEN.to_arrow())
+        parameters = parameters_of(self.work.settings, day, self.end_of(day))
+        make_readable(connection, self._map("account", day), parameters)
 
     def contracts(self, day: date) -> pl.DataFrame:
-        """All paid contracts as known at the end of a day, as `contracts.sql` makes them."""
-        for who in self._maps([day]):
-            self._register(who)
-        self._register_contracts(day)
-        return self.work.connection.sql("FROM contracts").pl()
+        """All paid contracts as known at the end of a day: `account_id`, `months`, `bills` and `ended_on`."""
+        self._register_accounts(day)
+        return self.work.connection.sql("SELECT account_id, months, renewals + 1 AS bills, ended_on FROM contracts").pl()
 
     def _label(self, label: Label, cut_offs: Sequence[date], day: date) -> None:
         if not cut_offs:
             return
-        later, *earlier = self._maps([day, *cut_offs])
-        connection = self.work.connection
-        if label.kind == "account" and not label.named:
-            self._register(later)
-            self._register_contracts(day)
+        if label.kind == "customer":
+            self.work.connection.register("customers_later", _named(self._map("customer", day)).to_arrow())
+        elif not label.named:
+            self._register_accounts(day)
         if label.named:
             self._register_events(label.named, day)
-        connection.register("later_people", _named(later).to_arrow())
         file = _HERE / f"{label.kind}_{'events' if label.named else 'labels'}.sql"
-        for cut_off, who in zip(cut_offs, earlier, strict=True):
-            self._register(who)
+        for cut_off in cut_offs:
+            if label.kind == "customer" or label.named:
+                self._register(label.kind, cut_off)
             until = cut_off + timedelta(days=label.horizon_days)
             rows = self.work.sql(
                 file, cut_off=cut_off, label_until=until, end_at=self.end_of(cut_off), known_before=self.end_of(day),

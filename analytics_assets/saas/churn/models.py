@@ -152,11 +152,12 @@ class Model:
         log-odds fall by is the group's contribution. For the logistic model alone that is coefficient times distance from the median.
         """
         whole = log_odds(self.pair.predict(self.candidate, inputs))
-        found = np.empty((len(inputs), len(groups)))
+        found = np.zeros((len(inputs), len(groups)))
         for place, columns in enumerate(groups):
-            without = inputs.copy()
+            apart = np.any(inputs[:, columns] != self.medians[columns], axis=1)
+            without = inputs[apart]
             without[:, columns] = self.medians[columns]
-            found[:, place] = whole - log_odds(self.pair.predict(self.candidate, without))
+            found[apart, place] = whole[apart] - log_odds(self.pair.predict(self.candidate, without))
         return np.round(found * self.sigmoid.slope, 9)
 
 

@@ -10,14 +10,16 @@ import polars as pl
 from analytics_assets.saas.churn.backtest import NotEnoughHistory, Refit, Serving, digest_of, refit, serving
 from analytics_assets.saas.churn.features import Kind, inputs_of
 from analytics_assets.saas.churn.histories import Histories
+from analytics_assets.saas.churn.models import Model
 
 
 class Refits:
     """The refits of the days and anchors that one materialisation asks for, made from data and from no published model."""
 
     def __init__(self, histories: Histories) -> None:
-        """Begin with none."""
+        """Begin with none; `stored` are the models that were written to or read from their files, by id."""
         self.histories = histories
+        self.stored: dict[str, Model] = {}
         self._made: dict[tuple[Kind, str], Refit | str] = {}
 
     def at(self, kind: Kind, anchor: date, rows: pl.DataFrame | None = None) -> Refit:

@@ -17,6 +17,7 @@ NAMES = {"billed": "subscription billed", "trial": "trial started", "canceled": 
     kind: f"subscription {kind}" for kind in ("upgraded", "downgraded")
 }
 
+TRIAL = timedelta(days=30)
 Turn = tuple[str, str] | tuple[str, str, dict[str, str]]
 
 
@@ -121,6 +122,14 @@ ACTIVE = ("active", "120.00", "2026-01-10", 0, "2026-02-10", None)
         ("a trial only", "2026-01-20", [("2026-01-10", "trial")], ("trial", None, None, 0, None, None)),
         ("a trial, cancelled", "2026-01-20", [("2026-01-10", "trial"), ("2026-01-15", "canceled")],
          ("canceled", None, None, 0, None, "2026-01-15")),
+        ("a trial on its last day", "2026-02-09", [("2026-01-10", "trial")], ("trial", None, None, 0, None, None)),
+        ("a trial that was not billed", "2026-02-10", [("2026-01-10", "trial")],
+         ("expired", None, None, 0, None, "2026-02-10")),
+        ("a trial cancelled after it had expired", "2026-02-20", [("2026-01-10", "trial"), ("2026-02-10", "canceled")],
+         ("expired", None, None, 0, None, "2026-02-10")),
+        ("a trial begun again", "2026-02-10", [("2026-01-10", "trial"), ("2026-02-09", "trial")],
+         ("trial", None, None, 0, None, None)),
+        ("a bill after an expired trial", "2026-01-20", [("2025-12-01", "trial"), JANUARY], ACTIVE),
         ("a trial, then a bill", "2026-01-20", [("2026-01-05", "trial"), JANUARY], ACTIVE),
         ("a trial of another plan while it pays", "2026-01-20", [JANUARY, ("2026-01-15", "trial")], ACTIVE),
         ("a trial after it had been cancelled", "2026-01-25",
@@ -214,12 +223,16 @@ def paid_until(day: date, months: Decimal) -> date:
 def told_one_by_one(records: list[dict[str, Any]], as_of: date, grace: int) -> tuple[Any, ...]:
     """A contract's state machine: reads the turns of one account in the order of time and remembers little."""
     contract: dict[str, Any] | None = None
-    trial, left = False, None
+    trial: date | None = None
+    left: date | None = None
+    expired: date | None = None
     waiting: list[tuple[Any, Any]] = []
     for record in sorted(records, key=lambda r: (r["second"], r["id"])):
         day, kind = record["day"], record["kind"]
         if day > as_of or (kind == "billed" and record["amount"] is not None and record["amount"] < 0):
             continue
+        if trial and day > trial + TRIAL:
+            trial, expired = None, trial + TRIAL + timedelta(days=1)
         over = contract and (contract["canceled"] or day > contract["paid"] + timedelta(days=grace))
         if kind == "billed":
             months = record["months"] or Decimal(1)
@@ -233,21 +246,29 @@ def told_one_by_one(records: list[dict[str, Any]], as_of: date, grace: int) -> t
             contract["length"] = months
             if record["amount"] is not None:
                 contract["price"] = record["amount"], months
-            trial, left = False, None
+            trial, left, expired = None, None, None
         elif kind in ("upgraded", "downgraded"):
             if record["amount"] is not None and contract is not None and not contract["canceled"]:
                 contract["price"] = record["amount"], record["months"] or contract["length"]
             if record["amount"] is not None:
                 waiting.append((record["amount"], record["months"]))
         elif kind == "trial" and (contract is None or over):
-            trial, left = True, None
+            trial, left, expired = day, None, None
         elif kind == "canceled":
             waiting = []
+            if expired:
+                continue
             if trial or contract is None:
-                left = left or day
+                trial, left = None, left or day
+            elif left:
+                continue
             elif not contract["canceled"] and day <= contract["paid"] + timedelta(days=grace):
                 contract["canceled"] = day
-    return _state(contract, trial, left, as_of, grace)
+    if trial and as_of > trial + TRIAL:
+        trial, expired = None, trial + TRIAL + timedelta(days=1)
+    if expired:
+        return "expired", None, None, 0, None, expired
+    return _state(contract, trial is not None, left, as_of, grace)
 
 
 def _state(contract: dict[str, Any] | None, trial: bool, left: date | None, as_of: date, grace: int) -> tuple[Any, ...]:

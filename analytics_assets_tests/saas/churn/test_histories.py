@@ -117,7 +117,12 @@ def test_subjects_are_accounts_under_contract_and_churn_when_it_ends(company: Co
     bill = {"amount": Decimal(60), "months": Decimal(1)}
     for name in ("stays", "cancels", "lapses", "comes back", "left before", "cancels later"):
         company.told(f"{name}'s", name, date(2025, 3, 15), "billed", **bill)
-    company.told("t", "on trial", date(2025, 3, 20), "trial")
+    # Thirty days of trial: not billed by 04-30 and 04-29.
+    company.told("t", "on trial", date(2025, 3, 31), "trial")
+    company.told("e", "trial expires", date(2025, 3, 30), "trial")
+    company.told("p", "trial is billed", date(2025, 3, 20), "trial")
+    company.told("p", "trial is billed", date(2025, 4, 19), "billed", **bill)
+    company.told("x", "expired before", date(2025, 2, 28), "trial")
     company.told("u", "trial cancels", date(2025, 3, 20), "trial")
     company.told("v", "never billed", date(2025, 3, 20), plan="pro")
     company.told("u", "trial cancels", date(2025, 4, 2), "canceled")
@@ -131,7 +136,7 @@ def test_subjects_are_accounts_under_contract_and_churn_when_it_ends(company: Co
     found = labels(company, Label("account", 30), CUT_OFF, date(2025, 5, 5))
     assert found == {
         "stays": False, "cancels": True, "lapses": True, "comes back": True, "cancels later": False,
-        "on trial": False, "trial cancels": True,
+        "on trial": False, "trial expires": True, "trial is billed": False, "trial cancels": True,
     }  # fmt: skip
 
 
