@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 console = Console()
 FORMATS = ("kissmetrics",)
-# About a million lines in the five months that analytics.toml names.
+# About a million lines in the five months that analytics.toml names; the software company adds 300,000.
 SIMULATED_CUSTOMERS = 27_000
 # With less room than this no commit and no page of Dagster's record fits.
 NEARLY_FULL = 2 * 2**20
@@ -171,20 +171,20 @@ def _export_folder(settings: Settings, home: Home, exports: str | None, progress
     if settings.exports.folder:
         return Path(settings.exports.folder).expanduser().resolve()
     if not home.simulation.exists():
-        from analytics_assets.simulation.kissmetrics import write_export
-        from analytics_assets.simulation.retailer import Retailer, simulate
+        from analytics_assets.simulation import kissmetrics, kissmetrics_software, retailer, software
+        from analytics_assets.simulation.export_folder import write_folder
 
-        task = progress.add_task("simulate a fashion retailer", total=1.0)
-        business = settings.business
-        default = Retailer()
-        retailer = Retailer(
-            first_day=business.first_day or default.first_day,
-            last_day=business.last_day or default.last_day,
-            time_zone=business.time_zone,
-            currency=business.currency,
-            customers=SIMULATED_CUSTOMERS,
+        task = progress.add_task("simulate a fashion retailer and a software company", total=1.0)
+        business, default = settings.business, retailer.Retailer()
+        first_day, last_day = business.first_day or default.first_day, business.last_day or default.last_day
+        zone, currency = business.time_zone, business.currency
+        shop = retailer.Retailer(first_day, last_day, zone, currency, customers=SIMULATED_CUSTOMERS)
+        vendor = software.SoftwareCompany(first_day, last_day, zone, currency)
+        companies = (
+            kissmetrics.company_lines(retailer.simulate(shop))[0],
+            kissmetrics_software.company_lines(software.simulate(vendor))[0],
         )
-        write_export(simulate(retailer), home.simulation, progress=lambda _, share: progress.update(task, completed=share))
+        write_folder(home.simulation, companies, lambda _, share: progress.update(task, completed=share))
         progress.update(task, completed=1.0)
     return home.simulation
 

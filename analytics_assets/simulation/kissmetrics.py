@@ -1,55 +1,44 @@
-"""Writes a simulated retailer as a KISSmetrics raw data export, with the truth that a reader must find.
+"""A simulated retailer as lines of a KISSmetrics raw data export, with the truth that a reader must find.
 
-OUT/revisions/N.json         one JSON object a line: events, property sets and aliases, by receipt, 20,000 a file
-OUT/index.csv                which file holds which times of receipt
+OUT/revisions/N.json         events, property sets and aliases, by receipt, 20,000 a file
 OUT/truth.json               `Truth`
 OUT/truth_customers.parquet  `Company.customers`
 
-The faults are those that real exports have: repeated and late lines, UTF-8 bytes as octal escapes (not JSON), broken
-lines, and one identity shared by many. What is simulated is decided in `retailer`, not here.
+Beside the faults of `export_folder` there is one identity shared by many. What is simulated is decided in `retailer`,
+not here.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from analytics_assets.simulation.export_folder import (
+    CompanyLines,
+    Progress,
+    json_text,
+    lateness,
+    money,
+    repeat_and_break,
+    write_folder,
+    written,
+)
 from analytics_assets.simulation.retailer import ADDED, SIGNED_UP, VIEWED, VISITED, Company
 
 REVISION_LINES = 20_000
-REPEATED_SHARE = 0.003
-"""Share of lines that stand in the export twice."""
 LATE_SHARE = 0.005
 """Share of lines, or of orders with their item lines, that are received late."""
-OCTAL_SHARE = 0.2
-"""Share of the lines with other letters than ASCII that have them as octal escapes."""
-BROKEN_SHARE = 0.0002
-"""Broken lines per line; each kind of `BROKEN` stands in the export at least once."""
 SHARED_IDENTITY = "guest"
 """The identity that a careless shop gave to many customers."""
 SHARED_BY = 60
 """Customers who are tied to it, or all if there are fewer."""
-BROKEN = (
-    '{"_n":"purchased","_p":"broken@shop.test","_t":17',
-    '{"_n":"purchased","order id":"1","order total":"9.99","_t":1760000000}',
-    '{"_n":"purchased","_p":"broken@shop.test","_t":"yesterday","order id":"1","order total":"9.99"}',
-    '{"_p":"broken@shop.test","_p2":"","_t":1760000000}',
-    "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
-    "[1,2,3]",
-    '{"_n":"purchased","_p":"broken@shop.test","_t":99999999999999999999,"order id":"1","order total":"9.99"}',
-)
-"""Lines that nobody can mend: each must be set aside with a reason, none may stop the load."""
 _LATE_SECONDS = (3_600, 7_200, 26 * 3_600, 72 * 3_600, 9 * 86_400, 60 * 86_400)
-_REPEAT_SECONDS = (0, 600, 86_400)
 
 
 @dataclass(frozen=True)
@@ -97,49 +86,31 @@ class Truth:
     """The `Retailer`."""
 
 
-def write_export(company: Company, out: Path, faults: bool = True, progress: Callable[[str, float], None] | None = None) -> Truth:
-    """Write the export to the folder `out`, which must not exist or be empty, and give its truth.
+def write_export(company: Company, out: Path, faults: bool = True, progress: Progress | None = None) -> Truth:
+    """Write the export of this company alone to the folder `out`, as `write_folder` does, and give its truth."""
+    if progress:
+        progress("making lines", 0.0)
+    lines, truth = company_lines(company, faults)
+    if progress:
+        progress("making lines", 1.0)
+    write_folder(out, [lines], progress)
+    return truth
 
-    It is written beside it, to `out` + ".partial", and renamed at the end: what stands at `out` is complete. The same
-    company and faults give the same bytes. `progress` is told what is being done and how much of it, 0 to 1, is.
-    Raises `FileExistsError` where `out` holds anything.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder")
-    tell = progress or (lambda _what, _share: None)
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    (partial / "revisions").mkdir(parents=True)
 
-    tell("making lines", 0.0)
+def company_lines(company: Company, faults: bool = True) -> tuple[CompanyLines, Truth]:
+    """Make the lines of the export and its truth. The same company and faults give the same bytes."""
     # A stream of its own beside those that `simulate` spawns from the seed, so that faults change no purchase.
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([company.retailer.seed, 1])))
     lines, counts = _export_lines(company, faults, rng)
-    tell("making lines", 1.0)
-
-    index = ["filename,min_timestamp,max_timestamp,min_utc_date,max_utc_date"]
-    files = -(-lines.height // REVISION_LINES)
-    for number in range(1, files + 1):
-        chunk = lines.slice((number - 1) * REVISION_LINES, REVISION_LINES)
-        name = f"revisions/{number}.json"
-        (partial / name).write_bytes(("\n".join(chunk["line"].to_list()) + "\n").encode())
-        received = (int(chunk["received"][0]), int(chunk["received"][-1]))
-        dates = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M GMT") for at in received)
-        index.append(",".join((name, *map(str, received), *dates)))
-        tell("writing files", number / files)
-    (partial / "index.csv").write_text("\n".join(index) + "\n")
-
-    truth = _truth(company, files, counts)
-    (partial / "truth.json").write_text(json.dumps(asdict(truth), indent=1, ensure_ascii=False) + "\n")
-    company.customers.write_parquet(partial / "truth_customers.parquet")
-    os.replace(partial, out)
-    return truth
+    files = [lines.slice(start, REVISION_LINES) for start in range(0, lines.height, REVISION_LINES)]
+    truth = _truth(company, len(files), counts)
+    texts = {"truth.json": json.dumps(asdict(truth), indent=1, ensure_ascii=False) + "\n"}
+    return CompanyLines(files, texts | {"truth_customers.parquet": company.customers}), truth
 
 
 def _export_lines(company: Company, faults: bool, rng: np.random.Generator) -> tuple[pl.DataFrame, dict[str, int]]:
     """Make every line of the export in order of receipt: line, received; and count what `Truth` counts in lines."""
-    identity = pl.Series(list(map(_json, company.identities["identity"])))
+    identity = pl.Series(list(map(json_text, company.identities["identity"])))
     # An order is late with all of its item lines, any other line alone. Lines received in the same second stay in this
     # order, so that an order's event comes before its first item line.
     orders = _transaction_lines(company, identity).with_columns(late=_lateness(company.transactions.height, faults, rng))
@@ -165,55 +136,19 @@ def _export_lines(company: Company, faults: bool, rng: np.random.Generator) -> t
     }
     lines = lines.select("line", received=pl.col("at") + pl.col("late"))
     if faults:
-        again = np.flatnonzero(rng.random(lines.height) < REPEATED_SHARE)
-        repeated = lines[again].with_columns(pl.col("received") + rng.choice(_REPEAT_SECONDS, len(again)))
-        broken_lines = max(len(BROKEN), round(lines.height * BROKEN_SHARE))
-        broken = pl.DataFrame(
-            {
-                "line": [BROKEN[n % len(BROKEN)] for n in range(broken_lines)],
-                "received": lines["received"].gather(rng.integers(0, lines.height, broken_lines)),
-            }
-        )
-        counts |= {"repeated_lines": repeated.height, "broken_lines": broken.height}
-        lines = pl.concat([lines, repeated, broken])
+        lines, faulty = repeat_and_break(lines, rng)
+        counts |= faulty
     return lines.sort("received", maintain_order=True), counts
 
 
 def _lateness(rows: int, faults: bool, rng: np.random.Generator) -> np.ndarray:
-    """Draw by how many seconds each row is received late, mostly 0."""
-    if not faults:
-        return np.zeros(rows, dtype=np.int64)
-    return np.where(rng.random(rows) < LATE_SHARE, rng.choice(_LATE_SECONDS, rows), 0)
-
-
-def _json(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _octal(text: str) -> str:
-    """Write the UTF-8 bytes of letters beyond ASCII as KISSmetrics does: "é" is \\303\\251, which is not JSON."""
-    return "".join(c if c.isascii() else "".join(f"\\{byte:03o}" for byte in c.encode()) for c in text)
-
-
-def _written(texts: list[str], rows: pl.Series, faults: bool, rng: np.random.Generator) -> tuple[pl.Series, pl.Series]:
-    """Give each row the text that it names, a share of those beyond ASCII in octal, and say which are."""
-    plain = np.array([text.isascii() for text in texts])
-    octal = (rng.random(len(rows)) < OCTAL_SHARE * faults) & ~plain[rows.to_numpy()]
-    both = pl.Series([*texts, *map(_octal, texts)], dtype=pl.String)
-    return both.gather(rows + len(texts) * pl.Series(octal).cast(pl.Int64)), pl.Series(octal)
-
-
-def _money(pence: pl.Expr) -> pl.Expr:
-    """Write pence as text with two decimals and a sign only if negative: "49.90"."""
-    size = pence.abs()
-    sign = pl.when(pence < 0).then(pl.lit("-")).otherwise(pl.lit(""))
-    return pl.concat_str([sign, (size // 100).cast(pl.String), pl.lit("."), (size % 100).cast(pl.String).str.zfill(2)])
+    return lateness(rows, LATE_SHARE, _LATE_SECONDS, rng) if faults else np.zeros(rows, dtype=np.int64)
 
 
 def _articles(company: Company, template: str) -> list[str]:
     """Fill a fragment of JSON with what it names of each article: sku, name, price, category."""
-    rows = company.catalogue.select("sku", "name", "category", price=_money(pl.col("price_pence"))).rows(named=True)
-    return [template % {name: _json(value) for name, value in row.items()} for row in rows]
+    rows = company.catalogue.select("sku", "name", "category", price=money(pl.col("price_pence"))).rows(named=True)
+    return [template % {name: json_text(value) for name, value in row.items()} for row in rows]
 
 
 def _alias_lines(company: Company, identity: pl.Series, faults: bool) -> pl.DataFrame:
@@ -226,7 +161,7 @@ def _alias_lines(company: Company, identity: pl.Series, faults: bool) -> pl.Data
         sharing = named[np.unique(np.linspace(0, named.height - 1, min(SHARED_BY, named.height)).astype(np.int64))]
         at = np.minimum(sharing["at"].to_numpy() + 600, company.end_instant - 1)
         shared = pl.DataFrame({"at": at, "p": identity.gather(sharing["identity"])})
-        frame = pl.concat([frame, shared.with_columns(p2=pl.lit(_json(SHARED_IDENTITY)))])
+        frame = pl.concat([frame, shared.with_columns(p2=pl.lit(json_text(SHARED_IDENTITY)))])
     line = pl.format('{{"_p":{},"_p2":{},"_t":{}}}', "p", "p2", "at")
     return frame.select("at", line=line, octal=pl.lit(False))
 
@@ -234,7 +169,7 @@ def _alias_lines(company: Company, identity: pl.Series, faults: bool) -> pl.Data
 def _set_lines(company: Company, identity: pl.Series, faults: bool, rng: np.random.Generator) -> pl.DataFrame:
     values = company.properties["value"].unique(maintain_order=True)
     row = company.properties["value"].replace_strict(values, pl.int_range(len(values), eager=True))
-    value, octal = _written([_json(text) for text in values], row, faults, rng)
+    value, octal = written([json_text(text) for text in values], row, faults, rng)
     frame = company.properties.select("at", "name", p=identity.gather(company.properties["identity"]), value=value)
     line = pl.format('{{"_p":{},"_t":{},"{}":{}}}', "p", "at", "name", "value")
     return frame.select("at", line=line, octal=octal)
@@ -245,7 +180,7 @@ def _item_lines(company: Company, identity: pl.Series, faults: bool, rng: np.ran
     fragments = [*_articles(company, template.format("purchased")), *_articles(company, template.format("returned"))]
     items, of = company.items, company.items["transaction"]
     refund = company.transactions["refund"].gather(of).cast(pl.Int64)
-    article, octal = _written(fragments, items["product"] + company.catalogue.height * refund, faults, rng)
+    article, octal = written(fragments, items["product"] + company.catalogue.height * refund, faults, rng)
     frame = items.select(
         "quantity",
         at=company.transactions["at"].gather(of) + items["line"],
@@ -260,7 +195,7 @@ def _transaction_lines(company: Company, identity: pl.Series) -> pl.DataFrame:
     frame = company.transactions.with_columns(
         event=pl.when("refund").then(pl.lit("refunded")).otherwise(pl.lit("purchased")),
         p=identity.gather(company.transactions["identity"]),
-        total=_money(pl.col("total_pence")),
+        total=money(pl.col("total_pence")),
     )
     template = '{{"_n":"{}","_p":{},"_t":{},"order id":"{}","order total":"{}"}}'
     return frame.select("at", line=pl.format(template, "event", "p", "at", "order_id", "total"), octal=pl.lit(False))
@@ -283,7 +218,7 @@ def _visit_lines(company: Company, identity: pl.Series, faults: bool, rng: np.ra
         + pl.col("kind").replace_strict({VISITED: 2 * articles + 1, VIEWED: 0, ADDED: articles, SIGNED_UP: 2 * articles + 2}),
         referrer=pl.format('"{}"', "referrer").fill_null(""),
     )
-    properties, octal = _written(fragments, visits["row"], faults, rng)
+    properties, octal = written(fragments, visits["row"], faults, rng)
     line = pl.format('{{"_n":"{}","_p":{},"_t":{}{}{}}}', "event", "p", "at", "properties", "referrer")
     return visits.with_columns(properties=properties).select("at", line=line, octal=octal)
 

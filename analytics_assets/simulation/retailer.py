@@ -18,16 +18,13 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from analytics_assets.simulation.business_days import Bools, BusinessDays, Floats, Ints
 
 HOLDOUT_DAYS = 365
 """Days after the last day in which the same process runs on: the future that a model has to predict."""
@@ -276,45 +273,6 @@ class Company:
     """The instant at which the last day has ended."""
 
 
-class _Calendar:
-    """Business days as instants. A day position is a float: 3.25 is a quarter through the fourth day's trade.
-
-    Within a day positions follow `HOUR_WEIGHTS` by the local clock. A day on which clocks change has 23 or 25
-    hours with their own weights, so that no local time is made up and later positions are later instants.
-    """
-
-    def __init__(self, first_day: date, days: int, zone: ZoneInfo) -> None:
-        midnights = (datetime.combine(first_day + timedelta(n), datetime.min.time(), zone) for n in range(days + 1))
-        self.starts: Ints = np.array([int(midnight.timestamp()) for midnight in midnights], dtype=np.int64)
-        self._curves = {}
-        lengths = np.diff(self.starts)
-        for day in (0, *np.flatnonzero(lengths != 86_400)):
-            slots = np.arange(self.starts[day], self.starts[day + 1], 1_800)
-            hours = [datetime.fromtimestamp(int(slot), zone).hour for slot in slots]
-            self._curves[int(day)] = np.concatenate(([0.0], np.cumsum(HOUR_WEIGHTS[hours])))
-        ordinary = int(np.argmax(lengths == 86_400))
-        if ordinary not in self._curves:
-            self._curves[ordinary] = np.concatenate(([0.0], np.cumsum(np.repeat(HOUR_WEIGHTS, 2))))
-        self._ordinary = ordinary
-
-    def instants(self, positions: Floats) -> Ints:
-        """Turn day positions into instants, whole seconds, each on its own day."""
-        day = np.floor(positions).astype(np.int64)
-        seconds = self._seconds(self._ordinary, positions - day)
-        for odd in self._curves.keys() - {self._ordinary}:
-            on_it = np.flatnonzero(day == odd)
-            seconds[on_it] = self._seconds(odd, positions[on_it] - odd)
-        return self.starts[day] + seconds
-
-    def _seconds(self, day: int, share: Floats) -> Ints:
-        curve = self._curves[day]
-        return np.floor(np.interp(share, curve / curve[-1], np.arange(len(curve)) * 1_800.0)).astype(np.int64)
-
-    def days(self, instants: Ints) -> Ints:
-        """Give each instant's business day, 0 = the first."""
-        return np.searchsorted(self.starts, instants, side="right") - 1
-
-
 class _Assortment:
     """The catalogue, and ways to choose from it: by price and taste for baskets, by taste alone for views."""
 
@@ -445,7 +403,7 @@ def simulate(retailer: Retailer) -> Company:
     # A stream of random numbers for each part, so that a change of one part's parameters leaves those before it.
     seeds = np.random.SeedSequence(retailer.seed).spawn(7)
     streams = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
-    calendar = _Calendar(retailer.first_day, retailer.days + HOLDOUT_DAYS, ZoneInfo(retailer.time_zone))
+    calendar = BusinessDays(retailer.first_day, retailer.days + HOLDOUT_DAYS, ZoneInfo(retailer.time_zone), HOUR_WEIGHTS)
     first, end = int(calendar.starts[0]), int(calendar.starts[retailer.days])
     pace = _Pace(retailer)
     assortment = _Assortment(retailer, streams[0])
@@ -549,7 +507,7 @@ def _people(retailer: Retailer, pace: _Pace, rng: np.random.Generator) -> _Peopl
 
 def _transactions(
     retailer: Retailer,
-    calendar: _Calendar,
+    calendar: BusinessDays,
     pace: _Pace,
     assortment: _Assortment,
     people: _People,
@@ -680,7 +638,7 @@ def _dropped_out_at(transactions: dict[str, np.ndarray], people: _People) -> Int
 
 
 def _customer_truth(
-    retailer: Retailer, calendar: _Calendar, people: _People, transactions: dict[str, np.ndarray], dropped_out: Ints
+    retailer: Retailer, calendar: BusinessDays, people: _People, transactions: dict[str, np.ndarray], dropped_out: Ints
 ) -> pl.DataFrame:
     """Sum up each customer; the columns are those of `Company.customers`."""
     n = retailer.customers
@@ -737,7 +695,7 @@ class _Devices:
 
 def _devices(
     retailer: Retailer,
-    calendar: _Calendar,
+    calendar: BusinessDays,
     people: _People,
     transactions: dict[str, np.ndarray],
     rng: np.random.Generator,
@@ -811,7 +769,7 @@ def _consents(retailer: Retailer, devices: _Devices, end: int, rng: np.random.Ge
 
 def _visits(
     retailer: Retailer,
-    calendar: _Calendar,
+    calendar: BusinessDays,
     pace: _Pace,
     assortment: _Assortment,
     people: _People,
