@@ -1,30 +1,30 @@
 -- One row per row of health_points: the score, in tenths of a point, and each component's share in it; NULL where it is missing.
--- Both halves of a component carry half its weight; the weights of the halves that are there are scaled up to 100.
+-- A component's own past carries a third of its weight, its peers two; the weights of what is there are scaled up to 100.
 -- Shares are differences of rounded running totals, so that they add up to the score to the last tenth.
 WITH weighed AS (
     SELECT
         *,
-        CAST($active_users_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_active_users IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_active_users IS NULL THEN 0 ELSE 1 END
+        CAST($active_users_weight AS DOUBLE) / 3 * (
+            CASE WHEN own_active_users IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_active_users IS NULL THEN 0 ELSE 2 END
         ) AS active_users_weight,
-        CAST($events_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_events IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_events IS NULL THEN 0 ELSE 1 END
+        CAST($events_weight AS DOUBLE) / 3 * (
+            CASE WHEN own_events IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_events IS NULL THEN 0 ELSE 2 END
         ) AS events_weight,
-        CAST($features_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_features IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_features IS NULL THEN 0 ELSE 1 END
+        CAST($features_weight AS DOUBLE) / 3 * (
+            CASE WHEN own_features IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_features IS NULL THEN 0 ELSE 2 END
         ) AS features_weight,
-        CAST($recency_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_recency IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_recency IS NULL THEN 0 ELSE 1 END
+        CAST($recency_weight AS DOUBLE) / 3 * (
+            CASE WHEN own_recency IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_recency IS NULL THEN 0 ELSE 2 END
         ) AS recency_weight,
-        CAST($seats_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_seats IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_seats IS NULL THEN 0 ELSE 1 END
+        CAST($seats_weight AS DOUBLE) / 3 * (
+            CASE WHEN own_seats IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_seats IS NULL THEN 0 ELSE 2 END
         ) AS seats_weight,
-        CAST($active_users_weight AS DOUBLE) / 2 * (COALESCE(own_active_users, 0) + COALESCE(peers_active_users, 0))
+        CAST($active_users_weight AS DOUBLE) / 3 * (COALESCE(own_active_users, 0) + 2 * COALESCE(peers_active_users, 0))
             AS active_users_points,
-        CAST($events_weight AS DOUBLE) / 2 * (COALESCE(own_events, 0) + COALESCE(peers_events, 0)) AS events_points,
-        CAST($features_weight AS DOUBLE) / 2 * (COALESCE(own_features, 0) + COALESCE(peers_features, 0)) AS features_points,
-        CAST($recency_weight AS DOUBLE) / 2 * (COALESCE(own_recency, 0) + COALESCE(peers_recency, 0)) AS recency_points,
-        CAST($seats_weight AS DOUBLE) / 2 * (COALESCE(own_seats, 0) + COALESCE(peers_seats, 0)) AS seats_points
+        CAST($events_weight AS DOUBLE) / 3 * (COALESCE(own_events, 0) + 2 * COALESCE(peers_events, 0)) AS events_points,
+        CAST($features_weight AS DOUBLE) / 3 * (COALESCE(own_features, 0) + 2 * COALESCE(peers_features, 0)) AS features_points,
+        CAST($recency_weight AS DOUBLE) / 3 * (COALESCE(own_recency, 0) + 2 * COALESCE(peers_recency, 0)) AS recency_points,
+        CAST($seats_weight AS DOUBLE) / 3 * (COALESCE(own_seats, 0) + 2 * COALESCE(peers_seats, 0)) AS seats_points
     FROM health_points
 ),
 scaled AS (

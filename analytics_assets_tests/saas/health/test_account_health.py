@@ -207,16 +207,17 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                 "peak": max((r["active_users"] for r in recent), default=0),
                 "seats": max(with_seats, key=lambda r: r["hour"])["seats"] if with_seats else None,
             }
-        added = {"active_users": 10, "events": 30, "features": 5}
-        for name, more in added.items():
-            ratios = sorted((f["now"][name] + more) / (f["expected"][name] + more) for f in found.values() if f["expected"])
+        for name, clustered in (("active_users", 1), ("events", 6), ("features", 1)):
+            with_past = [(f["now"][name], f["expected"][name]) for f in found.values() if f["expected"]]
+            ratios = sorted(now / before if before else 1 for now, before in with_past)
             usual = ratios[(len(ratios) + 1) // 2 - 1] if len(ratios) > 10 else 1
             for f in found.values():
-                f.setdefault("own", {})[name] = (
-                    min(1, max(0, 2 * (f["now"][name] + more) / (f["expected"][name] * usual + more) - 1))
-                    if f["expected"]
-                    else None
-                )
+                own = None
+                if f["expected"]:
+                    fair = f["expected"][name] * usual
+                    left = f["now"][name] / fair + 2 * math.sqrt(clustered / fair) if fair else 1
+                    own = min(1, max(0, 2 * left - 1))
+                f.setdefault("own", {})[name] = own
         for f in found.values():
             f["own"]["recency"] = min(1, max(0, 1 - (f["idle"] - max(72, 48 * f["gap"])) / 336))
             f["own"]["seats"] = min(1, f["peak"] / f["seats"]) if f["seats"] else None
@@ -229,27 +230,29 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                     return None
                 return sum(1 if level(o) < level(f) else 0.5 if level(o) == level(f) else 0 for o in others) / len(others)
 
-            def per_seat(name: str):
-                return lambda one: one["now"][name] / (one["days"] * (one["seats"] or 1))
+            def per_seat(name: str, crowd=(*alike, f)):
+                average = sum(o["now"][name] for o in crowd) / sum(o["days"] * (o["seats"] or 1) for o in crowd)
+                return lambda one: (one["now"][name] / one["days"] + 4 * average) / ((one["seats"] or 1) + 4)
 
             f["peers"] = {
                 "active_users": place(alike, per_seat("active_users")),
                 "events": place(alike, per_seat("events")),
-                "features": place(others, lambda o: o["now"]["features"] / o["days"]),
-                "seats": place(alike, lambda o: o["own"]["seats"]) if f["seats"] else None,
+                "features": place(alike, lambda o: o["now"]["features"] / (o["days"] * math.sqrt(o["seats"] or 1))),
+                "seats": place(alike, per_seat("active_users")) if f["seats"] else None,
                 "recency": None,
             }
-            for name, count in {**f["now"], "seats": f["peak"]}.items():
+            for name, count in {**f["now"], "seats": f["now"]["active_users"]}.items():
                 if f["peers"][name] is not None and count == 0:
                     f["peers"][name] = 0
             if len(others) >= 10:
                 pause = max(f["idle"] // 24 - 2, 0)
                 f["peers"]["recency"] = sum(max(o["idle"] // 24 - 2, 0) >= pause for o in others) / len(others)
-            there = {n: [f[half][n] for half in ("own", "peers") if f[half][n] is not None] for n in weights}
-            f["weight"] = sum(weights[n] / 2 * len(values) for n, values in there.items())
+            thirds = (("own", 1), ("peers", 2))
+            there = {n: [(share, f[part][n]) for part, share in thirds if f[part][n] is not None] for n in weights}
+            f["weight"] = sum(weights[n] / 3 * share for n, values in there.items() for share, _ in values)
             total, shown, f["shares"] = 0.0, 0, {}
             for name, values in there.items():
-                total += weights[name] / 2 * sum(values)
+                total += weights[name] / 3 * sum(share * value for share, value in values)
                 tenths = math.floor(1000 * total / f["weight"] + 0.5)
                 if values:
                     f["shares"][name] = tenths - shown
