@@ -24,13 +24,16 @@ import analytics_assets
 from analytics_assets.definitions import PUBLISHED
 from analytics_assets.events.tables import RECORDS
 from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
-from analytics_assets.settings import Segments
+from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.health.assets import ACCOUNT_HEALTH
+from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
+from analytics_assets.settings import Health, Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
 
 ROOT = Path(analytics_assets.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.sql") if not file.name.endswith(".duckdb.sql"))
-TABLES = {table.name: table for table in [RECORDS, *PUBLISHED]}
+TABLES = {table.name: table for table in [RECORDS, ACCOUNTS, ACCOUNT_USAGE, ACCOUNT_HEALTH, *PUBLISHED]}
 ROWS = 150
 """Rows drawn for each table; rows that repeat a key are left out."""
 PARAMETERS: dict[str, Any] = {
@@ -55,6 +58,19 @@ PARAMETERS: dict[str, Any] = {
     "trait": "trait 1",
     "below": "c",
     "cohort_by": "first order month",
+    "window_start_at": datetime(2026, 1, 19, 12, tzinfo=UTC),
+    "window_end_at": datetime(2026, 3, 30, 12, tzinfo=UTC),
+    "blocks": 70,
+    "block": 69,
+    "hour_at": datetime(2026, 3, 30, 11, tzinfo=UTC),
+    "event_date": date(2026, 3, 30),
+    "evening": date(2026, 3, 29),
+    "month_ago": date(2026, 3, 1),
+    "stood_on": date(2026, 3, 28),
+    "healthy": 60.0,
+    "at_risk": 35.0,
+    "hysteresis": 2.0,
+    **{f"{component}_weight": weight for component, weight in Health().weights},
 }
 
 files = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -232,6 +248,12 @@ _POOLS = {
     "order_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "item_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "occurred_second": "1774656000 + {r} % 40 * 600",
+    "account_id": "'account ' || {r} % 13",
+    "account_usage.hour": "to_timestamp(1768824000 + {r} % 1680 * 3600)",
+    "account_usage.events": "1 + {r} % 50",
+    "account_usage.active_users": "{r} % 6",
+    "account_usage.features_used": "{r} % 5",
+    "account_usage.seats": "1 + {r} % 9",
 }
 _OF_TYPE = {
     "VARCHAR": "'{name} ' || {r} % 40",
@@ -239,6 +261,8 @@ _OF_TYPE = {
     "BOOLEAN": "{r} % 2 = 0",
     "BIGINT": "{r} % 9 - 2",
     "DOUBLE": "({r} % 2001 - 1000) / 8",
+    "DECIMAL(4,1)": "{r} % 1001 / 10",
+    "DECIMAL(4,3)": "{r} % 1001 / 1000",
     "DECIMAL(18,2)": "({r} % 20001 - 5000) / 100",
     "DECIMAL(18,4)": "({r} % 40001 - 10000) / 1000",
     "DATE": "DATE '2026-03-28' + CAST({r} % 4 AS INTEGER)",
@@ -251,7 +275,9 @@ def _drawn(table: Table, column: Column) -> str:
     if column.name == "kind":
         value = f"{_KINDS.get(table.name, _KINDS_OF_ORDERS)}[1 + {r} % 4]"
     else:
-        value = _POOLS.get(column.name, _OF_TYPE[column.type]).format(r=r, name=column.name)
+        value = _POOLS.get(f"{table.name}.{column.name}", _POOLS.get(column.name, _OF_TYPE[column.type])).format(
+            r=r, name=column.name
+        )
     value = f"CAST({value} AS {column.type})"
     return f'CASE WHEN {r} // 7 % 5 > 0 THEN {value} END AS "{column.name}"' if column.nullable else f'{value} AS "{column.name}"'
 
