@@ -248,7 +248,7 @@ _POOLS = {
     "order_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "item_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "occurred_second": "1774656000 + {r} % 40 * 600",
-    "account_id": "'account ' || {r} % 13",
+    "account_id": "'account ' || {r} % 29",
     "account_usage.hour": "to_timestamp(1768824000 + {r} % 1680 * 3600)",
     "account_usage.events": "1 + {r} % 50",
     "account_usage.active_users": "{r} % 6",
