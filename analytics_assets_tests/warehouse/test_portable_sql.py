@@ -25,7 +25,7 @@ from analytics_assets.definitions import PUBLISHED
 from analytics_assets.events.tables import RECORDS
 from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
 from analytics_assets.saas.usage.assets import USAGE_DAYS
-from analytics_assets.settings import Segments
+from analytics_assets.settings import Health, Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
 
@@ -69,6 +69,21 @@ PARAMETERS: dict[str, Any] = {
     "not_features": ["name 3", "name 4"],
     "session_seconds": 1200,
     "by_receipt": False,
+    "grace_days": 1,
+    "people_are_accounts": False,
+    "window_start_at": datetime(2026, 1, 19, 12, tzinfo=UTC),
+    "window_end_at": datetime(2026, 3, 30, 12, tzinfo=UTC),
+    "blocks": 70,
+    "block": 69,
+    "hour_at": datetime(2026, 3, 30, 11, tzinfo=UTC),
+    "event_date": date(2026, 3, 30),
+    "evening": date(2026, 3, 29),
+    "month_ago": date(2026, 3, 1),
+    "stood_on": date(2026, 3, 28),
+    "healthy": 60.0,
+    "at_risk": 35.0,
+    "hysteresis": 2.0,
+    **{f"{component}_weight": weight for component, weight in Health().weights},
 }
 
 FLIPPED = {name: not value if isinstance(value, bool) else value for name, value in PARAMETERS.items()}
@@ -247,7 +262,6 @@ _POOLS = {
     "identity": "'person ' || {r} % 12",
     "other_identity": "'person ' || {r} % 12",
     "customer_id": "'person ' || {r} % 12",
-    "account_id": "'account ' || {r} % 40",
     "event_id": "'event ' || {r} % 120",
     "record_id": "'record ' || {r} % 1000",
     "product_id": "'sku ' || {r} % 5",
@@ -264,6 +278,12 @@ _POOLS = {
     "occurred_second": "1774656000 + {r} % 40 * 600",
     "user_id": "'person ' || {r} % 12",
     "months": "(1 + {r} % 60) / 40",
+    "account_id": "'account ' || {r} % 29",
+    "account_usage.hour": "to_timestamp(1768824000 + {r} % 1680 * 3600)",
+    "account_usage.events": "1 + {r} % 50",
+    "account_usage.active_users": "{r} % 6",
+    "account_usage.features_used": "{r} % 5",
+    "account_usage.seats": "1 + {r} % 9",
 }
 _OF_TYPE = {
     "VARCHAR": "'{name} ' || {r} % 40",
@@ -271,6 +291,8 @@ _OF_TYPE = {
     "BOOLEAN": "{r} % 2 = 0",
     "BIGINT": "{r} % 9 - 2",
     "DOUBLE": "({r} % 2001 - 1000) / 8",
+    "DECIMAL(4,1)": "{r} % 1001 / 10",
+    "DECIMAL(4,3)": "{r} % 1001 / 1000",
     "DECIMAL(18,2)": "({r} % 20001 - 5000) / 100",
     "DECIMAL(9,4)": "{r} % 5 / 30",
     "DECIMAL(18,4)": "({r} % 40001 - 10000) / 1000",
@@ -285,7 +307,9 @@ def _drawn(table: Table, column: Column) -> str:
     if column.name == "kind":
         value = f"{_KINDS.get(table.name, _KINDS_OF_ORDERS)}[1 + {r} % 4]"
     else:
-        value = _POOLS.get(column.name, _OF_TYPE[column.type]).format(r=r, name=column.name)
+        value = _POOLS.get(f"{table.name}.{column.name}", _POOLS.get(column.name, _OF_TYPE[column.type])).format(
+            r=r, name=column.name
+        )
     value = f"CAST({value} AS {column.type})"
     return f'CASE WHEN {r} // 7 % 5 > 0 THEN {value} END AS "{column.name}"' if column.nullable else f'{value} AS "{column.name}"'
 

@@ -12,7 +12,11 @@ past_month AS (
     WHERE block >= $block - 28 AND block <= $block AND score IS NOT NULL
 ),
 active AS (
-    SELECT s.*, k.first_seen_date, CASE WHEN s.seats IS NULL THEN '' ELSE ' per seat' END AS per_seat
+    SELECT
+        s.*,
+        k.first_seen_date,
+        CASE WHEN s.seats IS NULL THEN '' ELSE ' per seat' END AS per_seat,
+        CASE WHEN s.seats IS NULL THEN '' ELSE ' for its seats' END AS for_seats
     FROM health_scores AS s
     LEFT JOIN known AS k ON s.account_id = k.account_id
     WHERE s.block = $block AND k.ended_on IS NULL
@@ -79,9 +83,10 @@ switches AS (
     FROM history
     GROUP BY account_id
 ),
--- What a half of a component takes from 100 points, in tenths, and how it is said. Under two points nothing is said.
+-- What a part of a component (its own past, its peers) takes from 100 points, in tenths, and how it is said. Under two points nothing is said;
+-- of a component, a fall is said rather than a low place.
 losses AS (
-    SELECT account_id, 1 AS component, 1 AS half, tenths * $active_users_weight / 2 * (1 - own_active_users) AS lost,
+    SELECT account_id, 1 AS component, 1 AS part, tenths * $active_users_weight * (1 - own_active_users) AS lost,
         CASE
             WHEN FLOOR(100 * (1 - user_hours_now / NULLIF(user_hours_expected, 0)) + CAST(0.5 AS DOUBLE)) >= 1
                 THEN 'active users down '
@@ -91,14 +96,14 @@ losses AS (
         END AS reason
     FROM active
     UNION ALL
-    SELECT account_id, 1, 2, tenths * $active_users_weight / 2 * (1 - peers_active_users),
+    SELECT account_id, 1, 2, tenths * $active_users_weight * 2 * (1 - peers_active_users),
         CASE
             WHEN peers_active_users < CAST(0.1 AS DOUBLE) THEN 'active users' || per_seat || ' among the lowest tenth'
             WHEN peers_active_users < CAST(0.25 AS DOUBLE) THEN 'active users' || per_seat || ' among the lowest quarter'
         END
     FROM active
     UNION ALL
-    SELECT account_id, 2, 1, tenths * $events_weight / 2 * (1 - own_events),
+    SELECT account_id, 2, 1, tenths * $events_weight * (1 - own_events),
         CASE
             WHEN FLOOR(100 * (1 - events_now / NULLIF(events_expected, 0)) + CAST(0.5 AS DOUBLE)) >= 1
                 THEN 'events down '
@@ -108,14 +113,14 @@ losses AS (
         END
     FROM active
     UNION ALL
-    SELECT account_id, 2, 2, tenths * $events_weight / 2 * (1 - peers_events),
+    SELECT account_id, 2, 2, tenths * $events_weight * 2 * (1 - peers_events),
         CASE
             WHEN peers_events < CAST(0.1 AS DOUBLE) THEN 'events' || per_seat || ' among the lowest tenth'
             WHEN peers_events < CAST(0.25 AS DOUBLE) THEN 'events' || per_seat || ' among the lowest quarter'
         END
     FROM active
     UNION ALL
-    SELECT account_id, 3, 1, tenths * $features_weight / 2 * (1 - own_features),
+    SELECT account_id, 3, 1, tenths * $features_weight * (1 - own_features),
         CASE
             WHEN FLOOR(100 * (1 - features_now / NULLIF(features_expected, 0)) + CAST(0.5 AS DOUBLE)) >= 1
                 THEN 'features in use down '
@@ -125,15 +130,15 @@ losses AS (
         END
     FROM active
     UNION ALL
-    SELECT account_id, 3, 2, tenths * $features_weight / 2 * (1 - peers_features),
+    SELECT account_id, 3, 2, tenths * $features_weight * 2 * (1 - peers_features),
         CASE
-            WHEN peers_features < CAST(0.1 AS DOUBLE) THEN 'features in use among the lowest tenth'
-            WHEN peers_features < CAST(0.25 AS DOUBLE) THEN 'features in use among the lowest quarter'
+            WHEN peers_features < CAST(0.1 AS DOUBLE) THEN 'features in use' || for_seats || ' among the lowest tenth'
+            WHEN peers_features < CAST(0.25 AS DOUBLE) THEN 'features in use' || for_seats || ' among the lowest quarter'
         END
     FROM active
     UNION ALL
     SELECT account_id, 4, 1,
-        tenths * $recency_weight / 2 * (1 - own_recency + COALESCE(1 - peers_recency, 0)),
+        tenths * $recency_weight * (1 - own_recency + COALESCE(2 * (1 - peers_recency), 0)),
         CASE
             WHEN idle_hours >= 72
                 THEN 'no activity for ' || CAST(CAST(FLOOR(idle_hours / 24) AS BIGINT) AS VARCHAR) || ' days'
@@ -141,7 +146,7 @@ losses AS (
     FROM active
     UNION ALL
     SELECT account_id, 5, 1,
-        tenths * $seats_weight / 2 * (1 - own_seats + COALESCE(1 - peers_seats, 0)),
+        tenths * $seats_weight * (1 - own_seats + COALESCE(2 * (1 - peers_seats), 0)),
         CASE
             WHEN users_at_most < seats
                 THEN 'at most ' || CAST(users_at_most AS VARCHAR) || ' of ' || CAST(seats AS VARCHAR) || ' seats in use in an hour'
@@ -156,7 +161,7 @@ losses AS (
     FROM silent
 ),
 one_a_component AS (
-    SELECT account_id, component, lost, reason, ROW_NUMBER() OVER (PARTITION BY account_id, component ORDER BY lost DESC, half) AS place
+    SELECT account_id, component, lost, reason, ROW_NUMBER() OVER (PARTITION BY account_id, component ORDER BY part) AS place
     FROM losses
     WHERE lost >= 20 AND reason IS NOT NULL
 ),

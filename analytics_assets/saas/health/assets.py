@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.health.outcomes import latest_outcomes
 from analytics_assets.saas.health.scoring import (
     BAND_DAYS,
     BANDS,
@@ -60,17 +61,19 @@ def account_health(work: Work) -> Mapping[str, pa.Table]:
     Five components with the weights of `[health.weights]`. Activity is counted in blocks of 24 hours that end with the hour, so
     that weeks are whole and weekdays cancel: the last 14 blocks are *now*, the 28 before them the account's own *past*.
 
-    - `active_users`: people, counted hour by hour (one who comes in three hours counts three times), per seat among peers.
-    - `events`: what they did, per seat among peers.
+    - `active_users`: people, counted hour by hour (one who comes in three hours counts three times).
+    - `events`: what they did.
     - `features`: the most different features used in an hour of each day.
     - `recency`: how long nobody has done anything.
     - `seats`: the most people in one hour of the last 14 days, of the seats that the account has.
 
-    Each is the mean of two halves, 0 to 1. *Own*: now against the past, 1 where nothing fell and 0 where half is gone; small counts
-    are drawn towards "as before" (10 user-hours, 30 events, 5 features are added to both sides), and the median account's change
-    is taken out, so that no account is blamed for a holiday or an outage. A pause of three days, or of twice the usual gap, is
-    none; seats are a share of one's own. *Peers*: the share of the other accounts with an event in the last 42 days that it is ahead of.
-    A half that cannot be known (less than 14 days of past, no seats, fewer than ten peers) is left out, the others weigh
+    Each is a third *own* and two thirds *peers*, 0 to 1. *Own*: now against the past, 1 where nothing fell beyond chance (two
+    standard deviations of a count) and 0 where half is gone; the median account's change is taken out, so that no account is
+    blamed for a holiday or an outage. A pause of three days, or of twice the usual gap, is none; seats are a share of one's own.
+    *Peers*: the share of the other accounts with an event in the last 42 days that it is ahead of. Accounts with seats compare with
+    one another: user-hours (for `seats` too) and events per seat, with four seats of average use added to each so that a few people
+    do not make an extreme; features per square root of the seats, since a larger team shows more of them, but not in proportion.
+    A part that cannot be known (less than 14 days of past, no seats, fewer than ten peers) is left out, the others weigh
     more, and `coverage` says how much of the weight is there. An account that was not used for 42 days has 0.
 
     Bands have the edges of `[health]`; an edge is only crossed by a score that lies `hysteresis` points beyond it, judged over the 29
@@ -91,6 +94,8 @@ def account_health(work: Work) -> Mapping[str, pa.Table]:
             found[hour] = work.rows_of(ACCOUNT_HEALTH, health_of_hour(work, work.settings.health, hour, block))
     work.connection.register("evenings", pa.table({"hour": hours, "evening": evenings}))
     work.metadata["accounts by band in the last hour"] = dg.MetadataValue.md(_bands_page(found[hours[-1]]))
+    if known := latest_outcomes(work, evenings[-1]):
+        work.metadata["what became of accounts in each band"] = dg.MetadataValue.md(known)
     return {ACCOUNT_HEALTH.name: pa.concat_tables(found[hour] for hour in hours)}
 
 

@@ -35,9 +35,9 @@ sums AS (
     SELECT
         account_id,
         block,
-        CAST(COALESCE(SUM(user_hours) OVER fortnight, 0) AS BIGINT) AS user_hours_now,
-        CAST(COALESCE(SUM(events) OVER fortnight, 0) AS BIGINT) AS events_now,
-        CAST(COALESCE(SUM(features) OVER fortnight, 0) AS BIGINT) AS features_now,
+        CAST(FLOOR(COALESCE(SUM(user_hours) OVER fortnight, 0)) AS BIGINT) AS user_hours_now,
+        CAST(FLOOR(COALESCE(SUM(events) OVER fortnight, 0)) AS BIGINT) AS events_now,
+        CAST(FLOOR(COALESCE(SUM(features) OVER fortnight, 0)) AS BIGINT) AS features_now,
         COALESCE(MAX(users) OVER fortnight, 0) AS users_at_most,
         COALESCE(SUM(user_hours) OVER month_before, 0) AS user_hours_past,
         COALESCE(SUM(events) OVER month_before, 0) AS events_past,
@@ -58,7 +58,8 @@ dated AS (
         *,
         24 * block + 23 - last_hour AS idle_hours,
         CASE WHEN seats IS NULL THEN 0 ELSE 1 END AS has_seats,
-        CAST(LEAST(block - first_block + 1, 14) AS DOUBLE) AS days_now,
+        LEAST(block - first_block + 1, 14) AS days_now,
+        COALESCE(seats, 1) AS seats_or_one,
         CASE WHEN block - first_block >= 27 THEN CAST(block - first_block - 13 AS DOUBLE) END AS days_past
     FROM sums
     WHERE block >= 41 AND last_hour IS NOT NULL
@@ -71,31 +72,39 @@ measured AS (
         14 * events_past / days_past AS events_expected,
         14 * features_past / days_past AS features_expected,
         GREATEST(CAST(FLOOR(CAST(idle_hours AS DOUBLE) / 24) AS BIGINT) - 2, 0) AS idle_days_beyond_two,
-        user_hours_now / (days_now * COALESCE(seats, 1)) AS user_hours_level,
-        events_now / (days_now * COALESCE(seats, 1)) AS events_level,
-        features_now / days_now AS features_level,
+        CAST(user_hours_now AS DOUBLE) / days_now AS user_hours_a_day,
+        CAST(events_now AS DOUBLE) / days_now AS events_a_day,
+        features_now / (days_now * SQRT(CAST(seats_or_one AS DOUBLE))) AS features_level,
+        CAST(SUM(user_hours_now) OVER alike AS DOUBLE) / SUM(days_now * seats_or_one) OVER alike AS user_hours_of_a_seat,
+        CAST(SUM(events_now) OVER alike AS DOUBLE) / SUM(days_now * seats_or_one) OVER alike AS events_of_a_seat,
         CASE WHEN seats > 0 THEN LEAST(CAST(1 AS DOUBLE), CAST(users_at_most AS DOUBLE) / seats) END AS seats_used
     FROM dated
+    WINDOW alike AS (PARTITION BY block, has_seats)
 ),
--- A small count may halve by chance: 10 user-hours, 30 events and 5 features, as many as before, are added to both sides.
+-- A few seats may be used much or little by chance: four that are used as the average seat is are added to each account.
+levelled AS (
+    SELECT
+        *,
+        (user_hours_a_day + 4 * user_hours_of_a_seat) / (seats_or_one + 4) AS user_hours_level,
+        (events_a_day + 4 * events_of_a_seat) / (seats_or_one + 4) AS events_level,
+        COALESCE(user_hours_now / NULLIF(user_hours_expected, 0), 1) AS user_hours_ratio,
+        COALESCE(events_now / NULLIF(events_expected, 0), 1) AS events_ratio,
+        COALESCE(features_now / NULLIF(features_expected, 0), 1) AS features_ratio
+    FROM measured
+),
 ranked AS (
     SELECT
         *,
-        (user_hours_now + 10) / (user_hours_expected + 10) AS user_hours_ratio,
-        (events_now + 30) / (events_expected + 30) AS events_ratio,
-        (features_now + 5) / (features_expected + 5) AS features_ratio,
         COUNT(*) OVER (PARTITION BY block) - 1 AS others,
         COUNT(*) OVER (PARTITION BY block, has_seats) - 1 AS others_alike,
         RANK() OVER (PARTITION BY block, has_seats ORDER BY user_hours_level) - 1 AS users_below,
         COUNT(*) OVER (PARTITION BY block, has_seats, user_hours_level) - 1 AS users_equal,
         RANK() OVER (PARTITION BY block, has_seats ORDER BY events_level) - 1 AS events_below,
         COUNT(*) OVER (PARTITION BY block, has_seats, events_level) - 1 AS events_equal,
-        RANK() OVER (PARTITION BY block ORDER BY features_level) - 1 AS features_below,
-        COUNT(*) OVER (PARTITION BY block, features_level) - 1 AS features_equal,
-        RANK() OVER (PARTITION BY block, has_seats ORDER BY seats_used) - 1 AS seats_below,
-        COUNT(*) OVER (PARTITION BY block, has_seats, seats_used) - 1 AS seats_equal,
+        RANK() OVER (PARTITION BY block, has_seats ORDER BY features_level) - 1 AS features_below,
+        COUNT(*) OVER (PARTITION BY block, has_seats, features_level) - 1 AS features_equal,
         RANK() OVER (PARTITION BY block ORDER BY idle_days_beyond_two) - 1 AS livelier
-    FROM measured
+    FROM levelled
 ),
 placed AS (
     SELECT
@@ -121,6 +130,15 @@ usual AS (
     FROM placed
     WHERE has_past = 1 AND accounts > 10
     GROUP BY block
+),
+fair AS (
+    SELECT
+        r.*,
+        NULLIF(r.user_hours_expected * COALESCE(u.user_hours_ratio, 1), 0) AS fair_user_hours,
+        NULLIF(r.events_expected * COALESCE(u.events_ratio, 1), 0) AS fair_events,
+        NULLIF(r.features_expected * COALESCE(u.features_ratio, 1), 0) AS fair_features
+    FROM ranked AS r
+    LEFT JOIN usual AS u ON r.block = u.block
 )
 SELECT
     r.account_id,
@@ -134,18 +152,19 @@ SELECT
     r.events_expected,
     r.features_now,
     r.features_expected,
-    -- Half of what was expected, or less, is 0: steeper than in proportion, since a fortnight at half is a customer half gone.
+    -- A fall counts as far as it goes beyond chance: two standard deviations of a Poisson count (events come about six to a
+    -- user-hour). What then is half of what was expected, or less, is 0: a fortnight at half is a customer half gone.
     CASE
         WHEN r.has_past = 1
-            THEN GREATEST(0, LEAST(1, 2 * (r.user_hours_now + 10) / (r.user_hours_expected * COALESCE(u.user_hours_ratio, 1) + 10) - 1))
+            THEN GREATEST(0, LEAST(1, COALESCE(2 * (r.user_hours_now / r.fair_user_hours + 2 * SQRT(1 / r.fair_user_hours)) - 1, 1)))
     END AS own_active_users,
     CASE
         WHEN r.has_past = 1
-            THEN GREATEST(0, LEAST(1, 2 * (r.events_now + 30) / (r.events_expected * COALESCE(u.events_ratio, 1) + 30) - 1))
+            THEN GREATEST(0, LEAST(1, COALESCE(2 * (r.events_now / r.fair_events + 2 * SQRT(6 / r.fair_events)) - 1, 1)))
     END AS own_events,
     CASE
         WHEN r.has_past = 1
-            THEN GREATEST(0, LEAST(1, 2 * (r.features_now + 5) / (r.features_expected * COALESCE(u.features_ratio, 1) + 5) - 1))
+            THEN GREATEST(0, LEAST(1, COALESCE(2 * (r.features_now / r.fair_features + 2 * SQRT(1 / r.fair_features)) - 1, 1)))
     END AS own_features,
     -- A pause of three days, or of twice the account's usual gap, costs nothing; two weeks more cost all.
     GREATEST(
@@ -166,13 +185,12 @@ SELECT
             THEN CASE WHEN r.events_now = 0 THEN 0 ELSE (r.events_below + CAST(r.events_equal AS DOUBLE) / 2) / r.others_alike END
     END AS peers_events,
     CASE
-        WHEN r.others >= 10
-            THEN CASE WHEN r.features_now = 0 THEN 0 ELSE (r.features_below + CAST(r.features_equal AS DOUBLE) / 2) / r.others END
+        WHEN r.others_alike >= 10
+            THEN CASE WHEN r.features_now = 0 THEN 0 ELSE (r.features_below + CAST(r.features_equal AS DOUBLE) / 2) / r.others_alike END
     END AS peers_features,
     CASE WHEN r.others >= 10 THEN 1 - CAST(r.livelier AS DOUBLE) / r.others END AS peers_recency,
     CASE
         WHEN r.others_alike >= 10 AND r.has_seats = 1
-            THEN CASE WHEN r.users_at_most = 0 THEN 0 ELSE (r.seats_below + CAST(r.seats_equal AS DOUBLE) / 2) / r.others_alike END
+            THEN CASE WHEN r.user_hours_now = 0 THEN 0 ELSE (r.users_below + CAST(r.users_equal AS DOUBLE) / 2) / r.others_alike END
     END AS peers_seats
-FROM ranked AS r
-LEFT JOIN usual AS u ON r.block = u.block
+FROM fair AS r

@@ -1,30 +1,31 @@
 -- One row per row of health_points: the score, in tenths of a point, and each component's share in it; NULL where it is missing.
--- Both halves of a component carry half its weight; the weights of the halves that are there are scaled up to 100.
+-- A component's own past carries a third of its weight, its peers two; the weights of what is there, in
+-- thirds of a point, are scaled up to 100 points.
 -- Shares are differences of rounded running totals, so that they add up to the score to the last tenth.
 WITH weighed AS (
     SELECT
         *,
-        CAST($active_users_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_active_users IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_active_users IS NULL THEN 0 ELSE 1 END
+        CAST($active_users_weight AS DOUBLE) * (
+            CASE WHEN own_active_users IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_active_users IS NULL THEN 0 ELSE 2 END
         ) AS active_users_weight,
-        CAST($events_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_events IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_events IS NULL THEN 0 ELSE 1 END
+        CAST($events_weight AS DOUBLE) * (
+            CASE WHEN own_events IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_events IS NULL THEN 0 ELSE 2 END
         ) AS events_weight,
-        CAST($features_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_features IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_features IS NULL THEN 0 ELSE 1 END
+        CAST($features_weight AS DOUBLE) * (
+            CASE WHEN own_features IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_features IS NULL THEN 0 ELSE 2 END
         ) AS features_weight,
-        CAST($recency_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_recency IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_recency IS NULL THEN 0 ELSE 1 END
+        CAST($recency_weight AS DOUBLE) * (
+            CASE WHEN own_recency IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_recency IS NULL THEN 0 ELSE 2 END
         ) AS recency_weight,
-        CAST($seats_weight AS DOUBLE) / 2 * (
-            CASE WHEN own_seats IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_seats IS NULL THEN 0 ELSE 1 END
+        CAST($seats_weight AS DOUBLE) * (
+            CASE WHEN own_seats IS NULL THEN 0 ELSE 1 END + CASE WHEN peers_seats IS NULL THEN 0 ELSE 2 END
         ) AS seats_weight,
-        CAST($active_users_weight AS DOUBLE) / 2 * (COALESCE(own_active_users, 0) + COALESCE(peers_active_users, 0))
+        CAST($active_users_weight AS DOUBLE) * (COALESCE(own_active_users, 0) + 2 * COALESCE(peers_active_users, 0))
             AS active_users_points,
-        CAST($events_weight AS DOUBLE) / 2 * (COALESCE(own_events, 0) + COALESCE(peers_events, 0)) AS events_points,
-        CAST($features_weight AS DOUBLE) / 2 * (COALESCE(own_features, 0) + COALESCE(peers_features, 0)) AS features_points,
-        CAST($recency_weight AS DOUBLE) / 2 * (COALESCE(own_recency, 0) + COALESCE(peers_recency, 0)) AS recency_points,
-        CAST($seats_weight AS DOUBLE) / 2 * (COALESCE(own_seats, 0) + COALESCE(peers_seats, 0)) AS seats_points
+        CAST($events_weight AS DOUBLE) * (COALESCE(own_events, 0) + 2 * COALESCE(peers_events, 0)) AS events_points,
+        CAST($features_weight AS DOUBLE) * (COALESCE(own_features, 0) + 2 * COALESCE(peers_features, 0)) AS features_points,
+        CAST($recency_weight AS DOUBLE) * (COALESCE(own_recency, 0) + 2 * COALESCE(peers_recency, 0)) AS recency_points,
+        CAST($seats_weight AS DOUBLE) * (COALESCE(own_seats, 0) + 2 * COALESCE(peers_seats, 0)) AS seats_points
     FROM health_points
 ),
 scaled AS (
@@ -84,7 +85,7 @@ SELECT
     p.seats_weight,
     p.tenths,
     p.score,
-    CAST(FLOOR(10 * p.weight + CAST(0.5 AS DOUBLE)) AS BIGINT) AS coverage,
+    CAST(FLOOR(10 * p.weight / 3 + CAST(0.5 AS DOUBLE)) AS BIGINT) AS coverage,
     p.first_total AS active_users_share,
     p.second_total - p.first_total AS events_share,
     p.third_total - p.second_total AS features_share,

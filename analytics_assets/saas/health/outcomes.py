@@ -112,6 +112,20 @@ def _outcomes_of(work: Work, day: date, horizon: timedelta) -> list[dict[str, An
     return rows
 
 
+def latest_outcomes(work: Work, evening: date) -> str | None:
+    """The rates of the newest day of `health_outcomes` up to an evening, as a table in Markdown; None while there is none."""
+    work.read(HEALTH_OUTCOMES, f"as_of_date <= '{evening}'")
+    newest = work.connection.sql(
+        "SELECT * FROM health_outcomes WHERE as_of_date = (SELECT max(as_of_date) FROM health_outcomes WHERE as_of_date <= $evening)",
+        params={"evening": evening},
+    ).pl()
+    if newest.is_empty():
+        return None
+    rows = newest.sort(pl.col("band").replace_strict({band: place for place, band in enumerate(BANDS)})).to_dicts()
+    days, day = rows[0]["horizon_days"], rows[0]["as_of_date"]
+    return f"Ended in the {days} days up to {day}, by the band in which they stood before:\n\n{_page(rows)}"
+
+
 def _page(rows: list[dict[str, Any]]) -> str:
     lines = ["| band | accounts | ended | rate | 95 % interval |", "|---|---:|---:|---:|---:|"]
     for row in rows:

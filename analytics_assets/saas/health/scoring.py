@@ -51,7 +51,7 @@ def measure(work: Work, last: datetime, days: int = 1) -> None:
     """
     blocks = WINDOW_DAYS + days - 1
     end = last + timedelta(hours=1)
-    usage = work.sql(_HERE / "usage_blocks.sql", start_at=end - timedelta(days=blocks), end_at=end)
+    usage = work.sql(_HERE / "usage_blocks.sql", window_start_at=end - timedelta(days=blocks), window_end_at=end)
     work.connection.register("usage_blocks", usage.to_arrow_table())
     work.connection.register("health_points", work.sql(_HERE / "health_points.sql", blocks=blocks).to_arrow_table())
 

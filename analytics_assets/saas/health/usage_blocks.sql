@@ -1,16 +1,16 @@
--- One row per account and block of 24 hours in which it was used. Blocks are counted from 0, which begins at $start_at.
+-- One row per account and block of 24 hours in which it was used. Blocks are counted from 0, which begins at $window_start_at.
 -- features: the most that were used in one of its hours; users: the most people in one of its hours; last_hour: its last hour
--- with an event, counted from $start_at; latest_seats: the newest hour that knows the seats and, in the lower nine digits, the seats.
+-- with an event, counted from $window_start_at; latest_seats: the newest hour that knows the seats and, in the lower nine digits, the seats.
 WITH hours AS (
     SELECT
         account_id,
-        CAST(FLOOR((EPOCH(hour) - EPOCH($start_at)) / 3600) AS BIGINT) AS hour_number,
+        CAST(FLOOR((EPOCH(hour) - EPOCH($window_start_at)) / 3600) AS BIGINT) AS hour_number,
         events,
         active_users,
         features_used,
         CASE WHEN seats > 0 THEN LEAST(seats, 999999999) END AS seats
     FROM account_usage
-    WHERE hour >= $start_at AND hour < $end_at
+    WHERE hour >= $window_start_at AND hour < $window_end_at
 )
 SELECT
     account_id,

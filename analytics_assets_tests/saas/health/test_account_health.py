@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from analytics_assets.saas.health.assets import ACCOUNT_HEALTH
 from analytics_assets.saas.health.scoring import at_the_same_time
 from analytics_assets.settings import Health, SettingsError, parse_settings
+from analytics_assets.warehouse.engine import engine
 
 NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
 
@@ -28,28 +30,27 @@ def of(rows: pl.DataFrame, account: str) -> dict[str, Any]:
 
 
 def test_a_lone_account_that_is_as_busy_as_before_has_all_its_points(vendor) -> None:
-    """Without peers five own halves count, 1 each but the seats: 3 of 4, 15 x 3 / 4 = 11.25 of 15."""
+    """Without peers each component is its own past alone, 1 but for the seats: 3 of 4, 15 x 3 / 4 = 11.25 of 15."""
     vendor.used_daily("a", "2026-01-15", "2026-03-31", events=9, users=3, features=2, seats=4)
     vendor.open()
     row = of(vendor.health(NOON), "a")
     # Running totals of 30, 50, 70, 85 and 96.25, rounded to tenths.
     assert row["components"] == {"active_users": 30.0, "events": 20.0, "features": 20.0, "recency": 15.0, "seats": 11.3}
-    assert (row["score"], row["band"], row["coverage"]) == (Decimal("96.3"), "healthy", Decimal("0.5"))
+    assert (row["score"], row["band"], row["coverage"]) == (Decimal("96.3"), "healthy", Decimal("0.333"))
     assert row["trend"] == 0 and row["reasons"] == "at most 3 of 4 seats in use in an hour"
 
 
-def test_a_fall_by_a_quarter_costs_half_of_what_the_shrunken_counts_say(vendor) -> None:
-    """40 user-hours a day became 30: (420 + 10) / (560 + 10) = 0.754..., twice that less 1 is 0.5087...."""
+def test_a_fall_by_a_quarter_costs_half_of_it_beyond_chance(vendor) -> None:
+    """40 user-hours a day became 30: 420 / 560 + 2 / sqrt(560) = 0.8345, twice that less 1 is 0.6690: 23.61 of 35.29, 88.32 in all."""
     vendor.used_daily("a", "2026-01-01", "2026-03-17", users=40, events=100)
     vendor.used_daily("a", "2026-03-18", "2026-03-31", users=30, events=100)
     vendor.open()
     row = of(vendor.health(NOON), "a")
-    own = 2 * 430 / 570 - 1
     # Without seats the other weights are scaled from 85 to 100.
-    assert row["components"]["active_users"] == round(30 * own / 0.85, 1)
-    assert row["score"] == Decimal(str(round((30 * own + 55) / 0.85, 1)))
+    assert row["components"]["active_users"] == 23.6
+    assert row["score"] == Decimal("88.3")
     assert row["reasons"] == "active users down 25 % in 14 days"
-    assert row["coverage"] == Decimal("0.425")
+    assert row["coverage"] == Decimal("0.283")
 
 
 def test_an_account_of_which_nothing_is_heard_for_nine_days(vendor) -> None:
@@ -58,22 +59,24 @@ def test_an_account_of_which_nothing_is_heard_for_nine_days(vendor) -> None:
     vendor.open()
     row = of(vendor.health(NOON), "a")
     assert row["components"]["recency"] == pytest.approx(15 / 0.85 * (1 - 144 / 336), abs=0.1)
-    # A fall by more than half costs 30 of 85, 20 and 20; the pause 15 x 144 / 336: it comes fourth, and three are said.
-    assert row["reasons"] == (
-        "active users down 64 % in 14 days; events down 64 % in 14 days; features in use down 64 % in 14 days"
-    )
+    # 200 of 560 user-hours and 500 of 1,400 events are less than half, also beyond chance: 30 and 20 points of 85. The pause
+    # costs 15 x 144 / 336 = 6.4. 5 of 14 features are few: 5 / 14 + 2 / sqrt(14) = 0.8917, and 20 x 2 x 0.1083 = 4.3 come fourth.
+    assert row["components"]["features"] == pytest.approx(20 * 0.7833 / 0.85, abs=0.1)
+    assert row["reasons"] == "active users down 64 % in 14 days; events down 64 % in 14 days; no activity for 9 days"
     vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 100\nseats = 0\n"
     assert of(vendor.health(NOON), "a")["reasons"] == "no activity for 9 days"
 
 
 def test_a_pause_within_twice_the_usual_gap_costs_nothing(vendor) -> None:
-    """Every Monday: four active days in 28, a gap of a week, and two weeks of grace."""
+    """Every Monday up to 23 March: four active days in 28, a gap of a week, and two weeks of grace."""
     for week in range(12):
         vendor.used("a", datetime(2026, 1, 5, 9, tzinfo=UTC) + timedelta(weeks=week), events=50, users=20)
     vendor.open()
-    assert of(vendor.health(datetime(2026, 4, 5, 9, tzinfo=UTC)), "a")["components"]["recency"] == pytest.approx(
-        15 / 0.85, abs=0.1
-    )
+    after_13_days = of(vendor.health(datetime(2026, 4, 5, 9, tzinfo=UTC)), "a")
+    assert after_13_days["components"]["recency"] == pytest.approx(15 / 0.85, abs=0.1)
+    # Two days later six weeks begin before Monday 2 March: 4 active days in 23, 276 hours of grace; 360 - 276 of 336 too many.
+    after_15_days = of(vendor.health(datetime(2026, 4, 7, 9, tzinfo=UTC)), "a")
+    assert after_15_days["components"]["recency"] == pytest.approx(15 / 0.85 * 0.75, abs=0.1)
 
 
 def test_who_was_never_used_is_at_risk_and_who_has_ended_is_not_there(vendor) -> None:
@@ -104,8 +107,8 @@ def test_without_any_account_of_the_evening_before_usage_names_the_accounts(vend
     rows = vendor.health(NOON)
     assert rows["account_id"].to_list() == ["active"]
     young = of(rows, "active")
-    # Too young for a past, no peers, no seats: half of recency is all that is known.
-    assert young["components"] == {"recency": 100.0} and young["coverage"] == Decimal("0.075") and young["trend"] is None
+    # Too young for a past, no peers, no seats: a third of recency is all that is known.
+    assert young["components"] == {"recency": 100.0} and young["coverage"] == Decimal("0.05") and young["trend"] is None
 
 
 def test_nothing_at_all_gives_no_rows(vendor) -> None:
@@ -138,10 +141,10 @@ def test_no_account_is_blamed_for_what_befalls_all(vendor) -> None:
     vendor.open()
     rows = vendor.health(NOON)
     usual, worse, better = of(rows, "a00"), of(rows, "far less"), of(rows, "steady")
-    # The median is theirs, and they share the places 1 to 12 of 13 others: 6.5 / 13; peers 0.5. 280 user-hours after
-    # 560, of which the median ratio (280 + 10) / (560 + 10) was to be expected: 2 x 290 / (560 x 290 / 570 + 10) - 1.
-    own = 2 * 290 / (560 * 290 / 570 + 10) - 1
-    assert usual["components"]["active_users"] == pytest.approx((own + 0.5) / 2 * 30 / 0.85, abs=0.1)
+    # The median ratio, a half, is theirs: nothing fell. One of 13 others is behind and 11 are equal, 6.5 / 13: peers 0.5.
+    assert usual["components"]["active_users"] == pytest.approx((1 + 2 * 0.5) / 3 * 30 / 0.85, abs=0.1)
+    # ((30 + 20 + 20) x 2 / 3 + 15) / 0.85 = 72.55, on each of the 29 days: not 3 points beyond an edge, and above 70 on the first.
+    assert usual["score"] == Decimal("72.5")
     assert usual["reasons"] is None and usual["band"] == "healthy"
     assert worse["components"]["active_users"] == 0 and worse["reasons"].startswith("active users down 88 % in 14 days")
     assert better["components"]["active_users"] == pytest.approx(30 / 0.85, abs=0.1)
@@ -207,16 +210,17 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                 "peak": max((r["active_users"] for r in recent), default=0),
                 "seats": max(with_seats, key=lambda r: r["hour"])["seats"] if with_seats else None,
             }
-        added = {"active_users": 10, "events": 30, "features": 5}
-        for name, more in added.items():
-            ratios = sorted((f["now"][name] + more) / (f["expected"][name] + more) for f in found.values() if f["expected"])
+        for name, clustered in (("active_users", 1), ("events", 6), ("features", 1)):
+            with_past = [(f["now"][name], f["expected"][name]) for f in found.values() if f["expected"]]
+            ratios = sorted(now / before if before else 1 for now, before in with_past)
             usual = ratios[(len(ratios) + 1) // 2 - 1] if len(ratios) > 10 else 1
             for f in found.values():
-                f.setdefault("own", {})[name] = (
-                    min(1, max(0, 2 * (f["now"][name] + more) / (f["expected"][name] * usual + more) - 1))
-                    if f["expected"]
-                    else None
-                )
+                own = None
+                if f["expected"]:
+                    fair = f["expected"][name] * usual
+                    left = f["now"][name] / fair + 2 * math.sqrt(clustered / fair) if fair else 1
+                    own = min(1, max(0, 2 * left - 1))
+                f.setdefault("own", {})[name] = own
         for f in found.values():
             f["own"]["recency"] = min(1, max(0, 1 - (f["idle"] - max(72, 48 * f["gap"])) / 336))
             f["own"]["seats"] = min(1, f["peak"] / f["seats"]) if f["seats"] else None
@@ -229,27 +233,29 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                     return None
                 return sum(1 if level(o) < level(f) else 0.5 if level(o) == level(f) else 0 for o in others) / len(others)
 
-            def per_seat(name: str):
-                return lambda one: one["now"][name] / (one["days"] * (one["seats"] or 1))
+            def per_seat(name: str, crowd=(*alike, f)):
+                average = sum(o["now"][name] for o in crowd) / sum(o["days"] * (o["seats"] or 1) for o in crowd)
+                return lambda one: (one["now"][name] / one["days"] + 4 * average) / ((one["seats"] or 1) + 4)
 
             f["peers"] = {
                 "active_users": place(alike, per_seat("active_users")),
                 "events": place(alike, per_seat("events")),
-                "features": place(others, lambda o: o["now"]["features"] / o["days"]),
-                "seats": place(alike, lambda o: o["own"]["seats"]) if f["seats"] else None,
+                "features": place(alike, lambda o: o["now"]["features"] / (o["days"] * math.sqrt(o["seats"] or 1))),
+                "seats": place(alike, per_seat("active_users")) if f["seats"] else None,
                 "recency": None,
             }
-            for name, count in {**f["now"], "seats": f["peak"]}.items():
+            for name, count in {**f["now"], "seats": f["now"]["active_users"]}.items():
                 if f["peers"][name] is not None and count == 0:
                     f["peers"][name] = 0
             if len(others) >= 10:
                 pause = max(f["idle"] // 24 - 2, 0)
                 f["peers"]["recency"] = sum(max(o["idle"] // 24 - 2, 0) >= pause for o in others) / len(others)
-            there = {n: [f[half][n] for half in ("own", "peers") if f[half][n] is not None] for n in weights}
-            f["weight"] = sum(weights[n] / 2 * len(values) for n, values in there.items())
+            thirds = (("own", 1), ("peers", 2))
+            there = {n: [(share, f[part][n]) for part, share in thirds if f[part][n] is not None] for n in weights}
+            f["weight"] = sum(weights[n] / 3 * share for n, values in there.items() for share, _ in values)
             total, shown, f["shares"] = 0.0, 0, {}
             for name, values in there.items():
-                total += weights[name] / 2 * sum(values)
+                total += weights[name] / 3 * sum(share * value for share, value in values)
                 tenths = math.floor(1000 * total / f["weight"] + 0.5)
                 if values:
                     f["shares"][name] = tenths - shown
@@ -367,22 +373,33 @@ def assert_true(reasons: str | None, figures: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------ the same hour, however it is made
 
 
-def test_a_range_of_hours_is_what_the_hours_are_alone(vendor) -> None:
-    """In a zone whose clock goes forward in the range, half an hour away from full hours."""
+def test_a_range_of_hours_is_what_the_hours_are_alone_in_any_order(vendor) -> None:
+    """In a zone half an hour away from full hours, whose clock goes back within the range, at 16:30 UTC on 4 April."""
     vendor.zone = "Australia/Adelaide"
-    fill(vendor, seed=11, accounts=20, days=100)
+    fill(vendor, seed=11, accounts=12, days=100)
     for row in vendor.usage:
         row["hour"] += timedelta(minutes=30)
         row["event_date"] = vendor.platform.clock.day_of(row["hour"])
-    vendor.account("a01", ("2026-04-01", "2026-04-08"), "2026-01-01", 5, "2026-04-05")
+    vendor.account("a01", ("2026-04-01", "2026-04-08"), "2026-01-01", 5, "2026-04-04")
     vendor.account("a05", ("2026-04-01", "2026-04-08"), "2026-01-01", 5)
     vendor.open()
-    start = datetime(2026, 4, 3, 3, 30, tzinfo=UTC)
-    together = vendor.health(start, hours=24 * 5)
-    assert together["hour"].n_unique() == 120
-    for back in (119, 50, 24, 0):
-        hour = start + timedelta(hours=back)
-        assert vendor.health(hour).equals(together.filter(pl.col("hour") == hour)), hour
+    start = datetime(2026, 4, 4, 3, 30, tzinfo=UTC)
+    hours = [start + timedelta(hours=number) for number in range(26)]
+    offsets = {hour.astimezone(ZoneInfo(vendor.zone)).utcoffset() for hour in hours}
+    assert offsets == {timedelta(hours=10, minutes=30), timedelta(hours=9, minutes=30)}
+    together = vendor.health(start, hours=len(hours))
+    assert together["hour"].n_unique() == len(hours) and together["band"].n_unique() > 1
+    random.Random(5).shuffle(hours)
+    alone = pl.concat([vendor.health(hour) for hour in hours])
+    assert digests(alone) == digests(together)
+
+
+def digests(rows: pl.DataFrame) -> list[tuple[Any, ...]]:
+    """Partition, number of rows and digest of each day, as they are recorded for a materialisation."""
+    with engine() as connection:
+        connection.register("rows", rows.to_arrow())
+        connection.register("declared", connection.sql(ACCOUNT_HEALTH.typed_select("rows")).to_arrow_table())
+        return sorted(connection.sql(ACCOUNT_HEALTH.digest_select("declared")).fetchall())
 
 
 def test_what_happens_after_the_hour_changes_nothing(vendor) -> None:
