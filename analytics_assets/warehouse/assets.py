@@ -41,8 +41,6 @@ PREVIEW_ROWS = 5
 # The tag that says which days catching up keeps filled: all of them, the last 30 (as-of tables), the newest (what goes out).
 FILL = "analytics/fill"
 FILLS = ("all", "recent", "newest")
-# Dagster repeats the metadata in the event of every partition: beyond two months the long texts are left out.
-FULL_METADATA_UP_TO = 62
 
 
 @dataclass(frozen=True)
@@ -316,7 +314,7 @@ def _materialize(
             "delta_version": outcome.version,
             "inputs": {name: pin.version for name, pin in sorted(work.pins.items())},
             "unchanged": outcome.unchanged,
-            "preview": dg.MetadataValue.md(_preview(main, outcome.first_rows)),
+            "preview": dg.MetadataValue.md(_preview(main, outcome.newest_rows)),
             **work.metadata,
         }
         if plot:
@@ -328,14 +326,14 @@ def _materialize(
     metadata["seconds"] = round(time.monotonic() - started, 3)
 
     by_partition = _by_key(work, main, outcome.digests)
+    of_all = {name: metadata.pop(name) for name in ("delta_version", "seconds", "inputs", "unchanged")}
     for key in keys:
         count, digest = by_partition.get(key, (0, EMPTY_DIGEST))
-        context.add_asset_metadata({"dagster/partition_row_count": count, "digest": digest}, partition_key=key)
-    if len(keys) > FULL_METADATA_UP_TO:
-        # A thousand previews of one range would fill the event log and say the same thing.
-        metadata = {name: metadata[name] for name in ("delta_version", "seconds", "inputs", "unchanged")}
+        # A thousand previews and plots of one range would fill the event log: the page shows those of its last partition.
+        of_last = metadata if key == keys[-1] else {}
+        context.add_asset_metadata({"dagster/partition_row_count": count, "digest": digest, **of_last}, partition_key=key)
     yield from warned
-    yield dg.MaterializeResult(metadata=metadata)
+    yield dg.MaterializeResult(metadata=of_all)
 
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -411,24 +409,25 @@ def _declared_violations(table: Table, rows: str, window: Window, in_order: bool
 class _Written:
     version: int
     digests: dict[Any, tuple[int, str]]
-    first_rows: pa.Table
+    newest_rows: pa.Table
     unchanged: bool
 
 
 def _write(work: Work, table: Table, rows: Rows, name: str, run_id: str) -> _Written:
     """Commit the rows of a window, which show as `name`, unless the lake holds exactly these already."""
     digests = _digests(work, table, name)
-    first_rows = work.connection.sql(f"FROM {name} LIMIT {PREVIEW_ROWS}").to_arrow_table()
+    of_newest = f"{table.partition_expression} = (SELECT max({table.partition_expression}) FROM {name})"
+    newest_rows = work.connection.sql(f"FROM {name} WHERE {of_newest} LIMIT {PREVIEW_ROWS}").to_arrow_table()
     lake = work.platform.lake
     now = lake.pin(table)
     predicate = predicate_for(table, work.window)
     if now.version is not None:
         attach(work.connection, now, predicate, name="stored")
         if _digests(work, table, f"(FROM stored WHERE {in_window(table, work.window)})") == digests:
-            return _Written(now.version, digests, first_rows, unchanged=True)
+            return _Written(now.version, digests, newest_rows, unchanged=True)
     note = {"run_id": run_id, "partitions": f"{work.window.start.isoformat()} to {work.window.end.isoformat()}"}
     replaced = lake.adopt(rows, work.window, note) if isinstance(rows, Staged) else lake.replace(table, rows, predicate, note)
-    return _Written(replaced, digests, first_rows, unchanged=False)
+    return _Written(replaced, digests, newest_rows, unchanged=False)
 
 
 def in_window(table: Table, window: Window) -> str:

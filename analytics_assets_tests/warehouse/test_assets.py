@@ -331,3 +331,10 @@ def test_days_of_a_window(shop, shelf) -> None:
     with assets.engine() as connection:
         work = assets.Work(shop.platform, shelf.days(1, 3), connection, None)
         assert work.days == [date(2011, 11, 1), date(2011, 11, 2), date(2011, 11, 3)]
+
+
+def test_a_range_shows_its_newest_partition_once_and_on_that_partition(shop, shelf) -> None:
+    result = shop.run(shelf.sale("a", 1, amount=11), shelf.sale("b", 3, amount=33), first="2011-11-01", last="2011-11-03")
+    shown = {event.partition: event.metadata.get("preview") for event in result.asset_materializations_for_node("sales")}
+    assert [day for day, preview in shown.items() if preview] == ["2011-11-03"]
+    assert "2011-11-03" in shown["2011-11-03"].value and "2011-11-01" not in shown["2011-11-03"].value
