@@ -6,7 +6,6 @@ The design (a third own, two thirds peers, allowances) and the alarm's threshold
 import logging
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 
 import polars as pl
 import pytest
