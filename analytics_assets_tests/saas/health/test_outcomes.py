@@ -8,7 +8,7 @@ import pytest
 
 from analytics_assets.saas.health.assets import account_health_asset
 from analytics_assets.saas.health.effect import NoUsage, auc, weights_effect
-from analytics_assets.saas.health.outcomes import health_outcomes_asset, wilson
+from analytics_assets.saas.health.outcomes import HEALTH_OUTCOMES, health_outcomes_asset, latest_outcomes, wilson
 from analytics_assets.settings import Health
 
 SPAN = ("2026-02-27", "2026-03-31")
@@ -142,3 +142,16 @@ def test_outcomes_pass_their_checks_and_show_a_plot(vendor) -> None:
     assert result.success and all(checks(result).values())
     (event,) = result.asset_materializations_for_node("health_outcomes")
     assert "| healthy | 8 | 1 |" in event.metadata["ended since"].value and "data:image/png" in event.metadata["plot"].value
+
+
+def test_the_page_of_health_says_what_became_of_accounts_in_each_band(vendor) -> None:
+    company(vendor)
+    vendor.write(HEALTH_OUTCOMES, vendor.outcomes(date(2026, 3, 30), date(2026, 3, 31)).to_arrow())
+    told = vendor.compute(
+        lambda work: (latest_outcomes(work, date(2026, 3, 31)), latest_outcomes(work, date(2026, 3, 29))),
+        datetime(2026, 4, 1, tzinfo=UTC),
+        datetime(2026, 4, 1, 1, tzinfo=UTC),
+    )
+    assert told[0].startswith("Ended in the 30 days up to 2026-03-31") and "| healthy | 8 | 1 | 12.5%" in told[0]
+    assert [line.split(" | ")[0] for line in told[0].splitlines()[-3:]] == ["| healthy", "| neutral", "| at risk"]
+    assert told[1] is None
