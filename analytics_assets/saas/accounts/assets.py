@@ -94,6 +94,7 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
         parameters = parameters_of(work.settings, day, WHENEVER)
         if day == days[0]:
             work.connection.register("first_seen", _first_seen(work, people_are_accounts))
+            work.connection.register("namings", work.sql(_HERE / "namings.sql").to_arrow_table())
         make_readable(work.connection, who, parameters)
         for table in (ACCOUNTS, ACCOUNT_MEMBERS):
             found[table.name].append(work.rows_of(table, work.sql(_HERE / f"{table.name}.sql", **parameters)))
