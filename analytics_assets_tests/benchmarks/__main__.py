@@ -23,7 +23,7 @@ from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.kissmetrics import write_export
 from analytics_assets.simulation.retailer import Retailer, simulate
-from analytics_assets_tests.benchmarks import affinity, batch, churn, landing, ltv, recommendations, suite, window
+from analytics_assets_tests.benchmarks import affinity, batch, churn, health, landing, ltv, recommendations, suite, usage, window
 from analytics_assets_tests.benchmarks.big_shop import BigShop
 from analytics_assets_tests.benchmarks.comparison import Comparison
 
@@ -79,6 +79,8 @@ def _measured(folder: Path, console: Console) -> Iterator[Comparison]:
     # Recommendations are kept for the newest day only: nobody fills them back.
     yield from suite.measure(GROWING_SHOP, night[:-1], days, folder / "backfill", 1.5)
     yield from suite.growth(GROWING_SHOP, night, 3, folder / "growth")
+    yield from usage.measure(REPETITIONS, folder)
+    yield from health.measure(REPETITIONS, folder, accounts=1_000)
 
 
 def _standings() -> Iterator[str]:

@@ -395,7 +395,8 @@ def _register_intermediates(file: Path, tables: duckdb.DuckDBPyConnection, param
         if name in _GIVEN:
             tables.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {_GIVEN[name]}")
         elif name.removeprefix("lake_") not in TABLES and name != SEGMENT_OF_SCORES.name:
-            intermediate = min((other for other in FILES if other.stem == name), key=lambda other: other.parent != file.parent)
+            near = lambda other: (other.parent != file.parent, other.parent.parent != file.parent.parent)  # noqa: E731
+            intermediate = min((other for other in FILES if other.stem == name), key=near)
             _register_intermediates(intermediate, tables, parameters)
             tables.register(name, run(tables, intermediate, parameters).to_arrow_table())
 
