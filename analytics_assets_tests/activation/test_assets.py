@@ -124,6 +124,17 @@ def test_what_is_out_and_old_is_seen_by_the_check(evening) -> None:
     assert outcome(definitions, evening) == {"email_campaign": True, "onsite_recommendations": True}
 
 
+def test_a_company_in_which_nobody_ever_ordered_sends_nothing_and_is_not_red(shop) -> None:
+    for table in ("customer_ltv", "recommendations", "product_recommendations", "customer_segments"):
+        shop.rows[table] = []
+    shop.inputs()
+    result = shop.run("email_campaign", "onsite_recommendations")
+    assert result.success and {found.passed for found in result.get_asset_check_evaluations()} == {True}
+    definitions = dg.Definitions(assets=list(shop.assets().values()), asset_checks=checks(shop))
+    assert outcome(definitions, shop) == {"email_campaign": True, "onsite_recommendations": True}
+    assert not shop.folder("email").parent.exists()
+
+
 def checks(shop):
     from analytics_assets.activation.assets import activation_checks
 
