@@ -81,7 +81,7 @@ def rolling(purchases: pl.DataFrame) -> list[tuple[date, float, float, float, fl
             ordered_at=pl.col("day").cast(pl.Datetime("us", "UTC")), received_at=pl.lit(None, pl.Datetime("us", "UTC")),
         )  # fmt: skip
         connection.register("orders", orders.to_arrow())
-        connection.register("people", orders.select("identity", customer_id="identity").unique().to_arrow())
+        connection.register("customers_then", orders.select("identity", customer_id="identity").unique().to_arrow())
 
         def snapshot(cut_off: date) -> pl.DataFrame:
             if cut_off not in snapshots:
