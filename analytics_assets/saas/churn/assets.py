@@ -77,7 +77,7 @@ def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
                 work.metadata[f"{kind}s"] = (
                     f"{rows.height:,} rows of {cut_offs} cut-offs, {rows['churned'].sum() / rows.height:.1%} churned"
                     if rows.height
-                    else f"not enough history: no {kind} whose next {label.horizon_days} days have passed"
+                    else "not enough history: no cut-off has subjects and an end yet"
                 )
     work.connection.register("leaks", pl.concat(leaks).to_arrow())
     return {CHURN_TRAINING_SET.name: pa.concat_tables(found)}

@@ -140,6 +140,11 @@ def training_cut_offs(day: date, horizon_days: int, first_day: date, most: int) 
     return [cut_off for cut_off in reversed(found) if 2 * ((cut_off - first_day).days + 1) >= horizon_days]
 
 
+def no_cut_off(horizon_days: int) -> str:
+    """Why there is nothing to learn from."""
+    return f"no cut-off yet with {-(-horizon_days // 2)} days before it and {horizon_days} after it (they lie {step_days(horizon_days)} days apart)"
+
+
 def metrics_of(said: Floats, churned: Floats, base_rate: float) -> Metrics:
     """Compare probabilities with what came true."""
     from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
@@ -206,7 +211,7 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
     """
     rows = rows.sort("cut_off", "subject_id")
     if rows.is_empty():
-        raise NotEnoughHistory(f"no {kind} whose next {horizon_days} days have passed")
+        raise NotEnoughHistory(f"no {kind} at a cut-off whose next {horizon_days} days have passed")
     inputs, churned = inputs_of(drivers, rows), rows["churned"].cast(pl.Float64).to_numpy()
     _both_classes(churned, kind, horizon_days)
     of_cut_off = rows["cut_off"].to_numpy()

@@ -7,7 +7,7 @@ from datetime import date
 
 import polars as pl
 
-from analytics_assets.saas.churn.backtest import NotEnoughHistory, Refit, Serving, digest_of, refit, serving
+from analytics_assets.saas.churn.backtest import NotEnoughHistory, Refit, Serving, digest_of, no_cut_off, refit, serving
 from analytics_assets.saas.churn.features import Kind, inputs_of
 from analytics_assets.saas.churn.histories import Histories
 from analytics_assets.saas.churn.models import Model
@@ -44,7 +44,7 @@ class Refits:
         rows = self.histories.training_rows(label, day) if rows is None else rows
         cut_offs = self.histories.cut_offs(label, day)
         if not cut_offs:
-            raise NotEnoughHistory(f"no {kind} whose next {label.horizon_days} days have passed")
+            raise NotEnoughHistory(no_cut_off(label.horizon_days))
         return serving(
             lambda: self.at(kind, day, rows),
             lambda anchor: self.at(kind, anchor),
