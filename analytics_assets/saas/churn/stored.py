@@ -1,11 +1,13 @@
 """Served models as files: `ANALYTICS_HOME/models/ID.skops`, each with a data card `ID.json` beside it.
 
 A file is read with a fixed list of trusted types and nothing else, and is taken for the model only if what it has learned gives
-the name that it bears: a damaged file, one of another model or one that somebody else has put there is refused.
+the name that it bears and its bytes are those whose SHA-256 the card tells: a damaged or changed file or one of another model is
+refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -30,9 +32,10 @@ def store(folder: Path, model: Model, card: Mapping[str, Any]) -> Path:
 
     path = folder / f"{model.model_id}.skops"
     folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / f"{model.model_id}.json", (json.dumps(dict(card), indent=1, ensure_ascii=False) + "\n").encode())
     if not _is_good(folder, model.model_id):
         _put(path, skops.io.dumps(_parts(model)))
+    told = {**card, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    _put(folder / f"{model.model_id}.json", (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
     return path
 
 
@@ -47,15 +50,18 @@ def load(folder: Path, model_id: str) -> Model:
     path = folder / f"{model_id}.skops"
     remedy = "It is made again from the data; remove the file if you did not put it there."
     try:
-        parts = skops.io.loads(path.read_bytes(), trusted=TRUSTED)
-        model = _model(parts)
+        content = path.read_bytes()
+        model = _model(skops.io.loads(content, trusted=TRUSTED))
         found = model.model_id
+        told = json.loads((folder / f"{model_id}.json").read_text(encoding="utf-8"))["sha256"]
     except FileNotFoundError:
         raise ModelFileError(f"{path}: there is no such model. It is made again from the data.") from None
     except Exception as error:
         raise ModelFileError(f"{path}: damaged or foreign ({type(error).__name__}: {error}). {remedy}") from None
     if found != model_id:
         raise ModelFileError(f"{path}: holds the model {found}. {remedy}")
+    if hashlib.sha256(content).hexdigest() != told:
+        raise ModelFileError(f"{path}: is not the file that its card tells of. {remedy}")
     return model
 
 

@@ -252,3 +252,16 @@ def test_missing_damaged_swapped_and_foreign_files_are_refused_by_name(made: bac
     # What is damaged is written anew.
     store(tmp_path, model, {})
     assert load(tmp_path, model.model_id).model_id == model.model_id
+
+
+def test_a_file_with_other_medians_or_another_base_rate_is_refused(made: backtest.Refit, tmp_path):
+    model = made.model
+    changed = replace(model, base_rate=0.9, medians=model.medians + 1)
+    assert changed.model_id == model.model_id
+    store(tmp_path / "changed", changed, {})
+    store(tmp_path, model, {})
+    (tmp_path / f"{model.model_id}.skops").write_bytes((tmp_path / "changed" / f"{model.model_id}.skops").read_bytes())
+    with pytest.raises(ModelFileError, match="is not the file that its card tells of"):
+        load(tmp_path, model.model_id)
+    store(tmp_path, model, {})
+    np.testing.assert_array_equal(load(tmp_path, model.model_id).medians, model.medians)
