@@ -509,8 +509,10 @@ def churn_assets(
             warnings=[
                 Audit(
                     "inputs_are_those_learned_from",
-                    f"No input differs from the training rows by a population stability index above {DRIFTED}.",
-                    f"SELECT * FROM drift WHERE \"of\" <> 'probability' AND stability_index > {DRIFTED} ORDER BY stability_index DESC",
+                    f"No input differs from the training rows by a population stability index above {DRIFTED}; ages and renewals, "
+                    "which only grow, are left out.",
+                    f"""SELECT * FROM drift WHERE "of" NOT IN ('probability', 'log_age', 'log_renewals', 'log_tenure')
+                    AND stability_index > {DRIFTED} ORDER BY stability_index DESC""",
                 ),
                 Audit(
                     "scores_are_those_learned_from",
