@@ -32,7 +32,8 @@ SELECT
     CASE WHEN order_kind IS NOT NULL THEN properties ->> '$."order id"' END AS order_id,
     CASE WHEN order_kind IS NOT NULL THEN CAST(properties ->> '$."order total"' AS DECIMAL(18, 2)) END AS revenue,
     CAST(NULL AS VARCHAR) AS currency, CAST(NULL AS VARCHAR) AS product_id, CAST(NULL AS VARCHAR) AS product_name,
-    CAST(NULL AS VARCHAR) AS category, CAST(NULL AS DECIMAL(18, 4)) AS price, CAST(NULL AS BIGINT) AS quantity, properties
+    CAST(NULL AS VARCHAR) AS category, CAST(NULL AS DECIMAL(18, 4)) AS price, CAST(NULL AS BIGINT) AS quantity,
+    CAST(NULL AS VARCHAR) AS feature, properties
 FROM named WHERE event_date BETWEEN $first_day AND $last_day
 """
 
@@ -83,7 +84,7 @@ WITH totals AS (
 )
 SELECT
     event_date AS order_date, e.event_id, coalesce(order_id, e.event_id) AS order_id, order_kind AS kind, identity,
-    occurred_at AS ordered_at, coalesce(e.currency, $currency) AS currency,
+    occurred_at AS ordered_at, received_at, coalesce(e.currency, $currency) AS currency,
     if(order_kind = 'refund', -abs(coalesce(e.revenue, t.revenue, 0)), coalesce(e.revenue, t.revenue, 0)) AS net_revenue,
     coalesce(item_lines, 0) AS item_lines, coalesce(units, 0) AS units
 FROM events AS e LEFT JOIN totals AS t ON e.event_id = t.event_id
