@@ -53,11 +53,11 @@ class People:
         self._alias_known = _microseconds(aliases["known_at"])
 
     def connected_to(self, identities: pl.Series) -> pl.Series:
-        """Every identity that any chain of aliases, known now or later, joins to one of these."""
+        """Every identity but a blocked word that any chain of aliases, known now or later, joins to one of these."""
         pairs = self._node_of[self._alias_ends]
         component = _components(pairs[~self._blocked[pairs].any(axis=1)], len(self._node))[self._node_of]
         chosen = component[self._identity.is_in(identities.implode()).to_numpy()]
-        return self._identity.filter(pl.Series(np.isin(component, chosen)))
+        return self._identity.filter(pl.Series(np.isin(component, chosen) & ~self._blocked[self._node_of]))
 
     def as_of(self, end: datetime) -> tuple[pl.DataFrame, list[str]]:
         """Make customers of the identities that had been seen or aliased before `end`.
