@@ -10,6 +10,9 @@ against what was planted:
 * spend: Gamma-Gamma (Fader and Hardie 2013, "The Gamma-Gamma model of monetary value"). An order's total is
   Gamma(p, nu), nu ~ Gamma(q, gamma) per customer; p / nu is the customer's mean spend.
 
+What is in a basket does not touch these laws. It has two planted truths of its own: a favourite collection, and habits, articles that
+wear out and that a customer buys anew with the next order once they are due.
+
 Seasons and growth act on acquisition and on visits, not on the purchases after the first, unless
 `Retailer.season_on_orders` says so. How a company is written down as an export is not decided here.
 """
@@ -30,6 +33,8 @@ HOLDOUT_DAYS = 365
 """Days after the last day in which the same process runs on: the future that a model has to predict."""
 ORDER_GAP_SECONDS = 120
 """Least seconds between the last item line of a person's order or refund and the next one."""
+MOST_HABITS = 3
+"""Articles that a customer buys again and again."""
 VISITED, VIEWED, ADDED, SIGNED_UP = 0, 1, 2, 3
 """Values of `kind` in `Company.visits`."""
 
@@ -158,6 +163,12 @@ class Retailer:
     """Zipf exponent: an article's weight is rank ** -popularity."""
     taste: float = 0.5
     """Probability that an article is chosen within the person's favourite collection: what affinity has to find."""
+    habits: float = 0.35
+    """Probability that a customer has habits: one to three of the cheapest tenth of articles, bought again and again."""
+    habit_days: float = 45.0
+    """Mean days until such an article is due again; it differs between customers by a Gamma law of shape 4."""
+    habit_strength: float = 0.8
+    """Probability that an article that is due, or was never bought, is in the customer's next order."""
     return_probability: float = 0.12
     """Probability that an order is returned, wholly or in part."""
 
@@ -201,6 +212,7 @@ class Retailer:
             "dropout_b",
             "spend_p",
             "spend_gamma",
+            "habit_days",
         ):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
@@ -210,6 +222,8 @@ class Retailer:
             raise ValueError(f"lines_per_order must be 1 or more and finite, not {self.lines_per_order}")
         for name in (
             "taste",
+            "habits",
+            "habit_strength",
             "return_probability",
             "several_devices",
             "sign_up_first",
@@ -254,6 +268,8 @@ class Company:
     in currency units; `favourite_collection`; `orders` and `net_revenue_pence` of the window. Of the 365 days after the
     last day: `holdout_orders`; `holdout_spend_pence`, the orders alone; `holdout_net_revenue_pence`, the orders and the
     refunds that fall in those days, whenever ordered."""
+    habits: pl.DataFrame
+    """One row per customer and article that they buy again and again: identity, product, days until it is due anew."""
     transactions: pl.DataFrame
     """One row per order or refund: order_id, refund (bool), identity, at, day (0 = first day), lines, total_pence.
     A refund has the id of its order and a negative total."""
@@ -401,14 +417,15 @@ def simulate(retailer: Retailer) -> Company:
     The order of the rows of every frame is part of the result.
     """
     # A stream of random numbers for each part, so that a change of one part's parameters leaves those before it.
-    seeds = np.random.SeedSequence(retailer.seed).spawn(7)
+    seeds = np.random.SeedSequence(retailer.seed).spawn(8)
     streams = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
     calendar = BusinessDays(retailer.first_day, retailer.days + HOLDOUT_DAYS, ZoneInfo(retailer.time_zone), HOUR_WEIGHTS)
     first, end = int(calendar.starts[0]), int(calendar.starts[retailer.days])
     pace = _Pace(retailer)
     assortment = _Assortment(retailer, streams[0])
     people = _people(retailer, pace, streams[1])
-    transactions, items = _transactions(retailer, calendar, pace, assortment, people, streams[2])
+    habits = _habits(retailer, assortment, streams[7])
+    transactions, items = _transactions(retailer, calendar, pace, assortment, people, habits, streams[2], streams[7])
     dropped_out = _dropped_out_at(transactions, people)
     customers = _customer_truth(retailer, calendar, people, transactions, dropped_out)
 
@@ -428,6 +445,7 @@ def simulate(retailer: Retailer) -> Company:
         catalogue=assortment.frame,
         identities=pl.DataFrame({"identity": [customer_id(n) for n in range(retailer.customers)] + devices.ids, "named": named}),
         customers=customers,
+        habits=habits,
         transactions=pl.DataFrame(
             {
                 "order_id": transactions["order_id"].tolist(),
@@ -511,7 +529,9 @@ def _transactions(
     pace: _Pace,
     assortment: _Assortment,
     people: _People,
+    habits: pl.DataFrame,
     rng: np.random.Generator,
+    of_habits: np.random.Generator,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Let people buy and send back, in the window and the holdout.
 
@@ -542,7 +562,8 @@ def _transactions(
     last = _within(bought) + 1 == until[person]
 
     target = rng.gamma(retailer.spend_p, 1 / people.nu[person]) * 100
-    basket = _basket(retailer, assortment, people.favourite[person], target, rng)
+    by_habit = _by_habit(retailer, assortment, habits, person, position, target, of_habits)
+    basket = _basket(retailer, assortment, people.favourite[person], target, by_habit, rng)
 
     at = calendar.instants(position)
     # Only the last of a person's orders on a day may move to its end: moved past the next it would change their order,
@@ -590,13 +611,67 @@ def _transactions(
     return rows, {name: values[by] for name, values in items.items()}
 
 
+def _habits(retailer: Retailer, assortment: _Assortment, rng: np.random.Generator) -> pl.DataFrame:
+    """Give some customers habits; the columns are those of `Company.habits`."""
+    wear_out = np.argsort(assortment.price, kind="stable")[: retailer.products // 10]
+    having = np.flatnonzero(rng.random(retailer.customers) < retailer.habits)
+    customer = np.repeat(having, rng.integers(1, MOST_HABITS + 1, len(having)))
+    rows = pl.DataFrame(
+        {
+            "identity": customer,
+            "product": rng.choice(wear_out, len(customer)),
+            "days": np.maximum(rng.gamma(4, retailer.habit_days / 4, len(customer)), 7),
+        }
+    )
+    return rows.unique(["identity", "product"], keep="first", maintain_order=True)
+
+
+def _by_habit(
+    retailer: Retailer,
+    assortment: _Assortment,
+    habits: pl.DataFrame,
+    person: Ints,
+    position: Floats,
+    target: Floats,
+    rng: np.random.Generator,
+) -> tuple[Ints, Ints]:
+    """The order (a row of `person`, by person and instant) and the article of each line that is bought by habit.
+
+    An article stays out where it would take more than half of what the total leaves, so that the total keeps its law.
+    """
+    first = np.searchsorted(person, np.arange(retailer.customers + 1))
+    left = target.copy()
+    found = []
+    for number in range(MOST_HABITS):
+        mine = habits.filter(pl.int_range(pl.len()).over("identity") == number)
+        customer, product, days = (mine[name].to_numpy() for name in ("identity", "product", "days"))
+        price, bought_at = assortment.price[product], np.full(len(mine), -np.inf)
+        for nth in range(int(np.max(np.diff(first)[customer], initial=0))):
+            order = np.minimum(first[customer] + nth, len(person) - 1)
+            due = (first[customer] + nth < first[customer + 1]) & (position[order] - bought_at >= days)
+            due &= (rng.random(len(mine)) < retailer.habit_strength) & (price <= left[order] / 2)
+            bought_at[due] = position[order[due]]
+            left[order[due]] -= price[due]
+            found.append((order[due], product[due]))
+    orders, products = (np.concatenate(part) for part in zip(*found, strict=True)) if found else (np.empty(0, np.int64),) * 2
+    return orders, products
+
+
 def _basket(
-    retailer: Retailer, assortment: _Assortment, favourite: Ints, target: Floats, rng: np.random.Generator
+    retailer: Retailer,
+    assortment: _Assortment,
+    favourite: Ints,
+    target: Floats,
+    by_habit: tuple[Ints, Ints],
+    rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Fill baskets whose list prices come near each target, in pence: a line is the article priced nearest to its part.
 
-    A target is met within some per cent, without bias: totals keep the Gamma law, and prices are the catalogue's.
+    What is bought by habit comes last, its price taken off the target. A target is met within some per cent, without bias: totals
+    keep the Gamma law, and prices are the catalogue's.
     """
+    orders, habitual = by_habit
+    target = target - np.bincount(orders, assortment.price[habitual], len(target))
     most = np.floor(target / 800).astype(np.int64) + 1
     least = np.ceil(target / 18_000).astype(np.int64)
     lines = np.maximum(np.minimum(1 + rng.poisson(retailer.lines_per_order - 1, len(target)), most), least)
@@ -606,12 +681,15 @@ def _basket(
     quantity = rng.choice(3, len(transaction), p=[0.9, 0.08, 0.02]) + 1
     quantity = np.minimum(quantity, np.maximum(1, part // 400)).astype(np.int64)
     product = assortment.priced(rng, part / quantity, favourite[transaction])
+    transaction, product = np.concatenate((transaction, orders)), np.concatenate((product, habitual))
+    quantity = np.concatenate((quantity, np.ones(len(orders), dtype=np.int64)))
+    by = np.argsort(transaction, kind="stable")
     return {
-        "transaction": transaction,
-        "line": _within(lines),
-        "product": product,
-        "quantity": quantity,
-        "price_pence": assortment.price[product],
+        "transaction": transaction[by],
+        "line": _within(np.bincount(transaction)),
+        "product": product[by],
+        "quantity": quantity[by],
+        "price_pence": assortment.price[product[by]],
     }
 
 

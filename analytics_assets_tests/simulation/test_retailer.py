@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analytics_assets.simulation.retailer import ORDER_GAP_SECONDS, Company, Retailer, simulate
+from analytics_assets.simulation.retailer import MOST_HABITS, ORDER_GAP_SECONDS, Company, Retailer, simulate
 
 LONDON = ZoneInfo("Europe/London")
 
@@ -104,6 +104,50 @@ def test_customer_truth_is_what_the_transactions_say(company: Company) -> None:
     sums = mine.group_by("identity").agg((~pl.col("refund")).sum(), pl.col("total_pence").sum()).sort("identity")
     assert sums["refund"].to_list() == company.customers["orders"].to_list()
     assert sums["total_pence"].to_list() == company.customers["net_revenue_pence"].to_list()
+
+
+def test_habits_are_those_of_the_law(company: Company) -> None:
+    retailer, habits = company.retailer, company.habits
+    has = np.isin(np.arange(retailer.customers), habits["identity"])
+    assert_mean(has.astype(float), retailer.habits)
+    assert_mean(habits["days"].to_numpy(), retailer.habit_days, tolerance=0.5)
+    assert habits["days"].min() >= 7  # type: ignore[operator]
+    assert habits.select(pl.struct("identity", "product").is_unique().all()).item()
+    each = habits.group_by("identity").len()["len"]
+    assert each.max() == MOST_HABITS and each.min() == 1
+    dearest = company.catalogue["price_pence"].sort()[retailer.products // 10 - 1]
+    assert (company.catalogue["price_pence"].gather(habits["product"]) <= dearest).all()
+
+
+def test_what_is_due_by_habit_is_in_the_next_order_as_often_as_planted(company: Company) -> None:
+    """Counted from the purchases alone; among orders so dear that a cheap article never stays out for its price."""
+    retailer = company.retailer
+    orders = company.transactions.with_row_index("transaction").filter(
+        ~pl.col("refund") & (pl.col("identity") < retailer.customers)
+    )
+    orders = orders.with_columns(pl.col("transaction").cast(pl.Int64))
+    bought = company.items.select("transaction", "product", bought=True).unique()
+    seen = (
+        orders.join(company.habits, on="identity")
+        .join(bought, on=["transaction", "product"], how="left", maintain_order="left")
+        .sort("identity", "product", "at")
+        .with_columns(since=pl.col("at") - pl.when("bought").then("at").forward_fill().shift(1).over("identity", "product"))
+        .filter(pl.col("total_pence") > 10_000)
+    )
+    due = seen.filter((pl.col("since") / 86_400 > pl.col("days") + 1) | pl.col("since").is_null())
+    early = seen.filter(pl.col("since") / 86_400 < pl.col("days") - 1)
+    assert len(due) > 2_000 and len(early) > 500
+    assert_mean(due["bought"].fill_null(False).cast(pl.Float64).to_numpy(), retailer.habit_strength)
+    assert early["bought"].fill_null(False).mean() < 0.02  # type: ignore[operator]
+
+
+def test_habits_change_neither_who_buys_nor_when_nor_for_how_much() -> None:
+    one, other = simulate(Retailer(customers=2_000)), simulate(Retailer(customers=2_000, habits=0.0))
+    law = ("customer_id", "lambda_per_week", "dropout_p", "mean_spend", "favourite_collection", "orders")
+    assert one.customers.select(law).equals(other.customers.select(law))
+    orders = [shop.transactions.filter(~pl.col("refund"))["total_pence"] for shop in (one, other)]
+    assert orders[0].mean() == pytest.approx(orders[1].mean(), rel=0.01)
+    assert len(other.habits) == 0 < len(one.habits)
 
 
 def test_a_refund_returns_no_more_than_its_order_sold_and_comes_days_later(company: Company) -> None:
@@ -228,7 +272,7 @@ def test_four_in_five_consent_to_email_and_some_withdraw_it_later(company: Compa
 
 def test_consent_is_drawn_beside_everything_else() -> None:
     one, other = simulate(Retailer(customers=200)), simulate(Retailer(customers=200, consent_share=0.1, withdrawal_share=1.0))
-    for name in ("catalogue", "identities", "customers", "transactions", "items", "visits", "aliases"):
+    for name in ("catalogue", "identities", "customers", "habits", "transactions", "items", "visits", "aliases"):
         assert getattr(one, name).equals(getattr(other, name)), name
     without = [shop.properties.filter(pl.col("name") != "email consent") for shop in (one, other)]
     assert without[0].equals(without[1])
@@ -236,7 +280,7 @@ def test_consent_is_drawn_beside_everything_else() -> None:
 
 def test_same_seed_same_company_and_another_seed_another() -> None:
     one, same, other = (simulate(Retailer(customers=200, seed=seed)) for seed in (1, 1, 2))
-    for name in ("catalogue", "identities", "customers", "transactions", "items", "visits", "aliases", "properties"):
+    for name in ("catalogue", "identities", "customers", "habits", "transactions", "items", "visits", "aliases", "properties"):
         assert getattr(one, name).equals(getattr(same, name)), name
         assert name == "properties" or not getattr(one, name).equals(getattr(other, name)), name
 
@@ -246,6 +290,7 @@ def test_same_seed_same_company_and_another_seed_another() -> None:
     [
         {"customers": 1, "guest_share": 0.0, "visitors_per_customer": 0.0},
         {"customers": 50, "first_day": date(2026, 3, 29), "last_day": date(2026, 3, 29), "time_zone": "Asia/Kathmandu"},
+        {"customers": 50, "habits": 1.0, "habit_days": 1.0, "habit_strength": 1.0, "purchase_r": 20.0},
         {"customers": 50, "return_probability": 0.0, "taste": 1.0, "several_devices": 1.0},
         {"customers": 50, "return_probability": 1.0, "visits_per_week": 0.0, "visits_per_order": 0.0},
         {"customers": 50, "time_zone": "Australia/Lord_Howe", "season_on_orders": True, "products": 200},
@@ -272,6 +317,9 @@ def test_extreme_companies_can_be_simulated(parameters: dict) -> None:
         ("spend_q", 2.0),
         ("lines_per_order", 0.5),
         ("taste", 1.5),
+        ("habits", -0.1),
+        ("habit_days", 0.0),
+        ("habit_strength", 1.1),
         ("return_probability", -0.1),
         ("guest_share", float("nan")),
         ("consent_share", 1.1),

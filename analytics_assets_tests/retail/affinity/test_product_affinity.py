@@ -21,6 +21,7 @@ from analytics_assets.retail.affinity import assets
 from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_affinity, product_affinity_asset
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
 from analytics_assets.settings import parse_settings
+from analytics_assets.simulation.retailer import Retailer, simulate
 from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.lake import Window
@@ -157,6 +158,24 @@ def test_the_lower_end_of_the_lift_finds_more_planted_partners_than_lift_confide
     assert len(findable) > 150
     assert hits["lift_low"] > 0.75
     assert hits["lift_low"] > hits["lift"] + 0.02 > hits["confidence"] + 0.3
+
+
+def test_articles_of_a_collection_that_people_love_go_together():
+    """Favourite collections are planted in the simulated shop: an eighth of the articles are of one's own, half of the best related."""
+    shop = simulate(Retailer(customers=8_000, products=400, taste=0.9, popularity=0.6, seed=3, visitors_per_customer=0))
+    orders = shop.transactions.with_row_index("transaction").filter(~pl.col("refund"))
+    lines = shop.items.join(orders.with_columns(pl.col("transaction").cast(pl.Int64)), on="transaction").select(
+        event_id=pl.col("transaction").cast(pl.String),
+        product_id=pl.col("product").replace_strict(range(400), shop.catalogue["sku"]),
+        kind=pl.lit("order"),
+        quantity="quantity",
+        order_date=pl.lit(DAY),
+    )
+    collection = pl.col("product_id", "related_product_id").replace_strict(shop.catalogue["sku"], shop.catalogue["collection"])
+    found = affinity_of(lines, minimum=5).with_columns(collection)
+    best = found.filter(pl.col("rank") == 1)
+    assert len(best) > 100
+    assert best.select((pl.col("product_id") == pl.col("related_product_id")).mean()).item() > 0.5
 
 
 def test_among_rare_products_one_basket_is_not_taken_for_a_bond():

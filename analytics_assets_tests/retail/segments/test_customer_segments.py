@@ -23,11 +23,47 @@ from analytics_assets.retail.segments.assets import (
     segment_of_scores,
 )
 from analytics_assets.settings import SegmentRule, Segments
+from analytics_assets.simulation.retailer import Retailer, customer_id, simulate
 from analytics_assets.warehouse.engine import engine
 
 
 def scores(rows: pl.DataFrame) -> dict[str, tuple[int, int, int]]:
     return {who.removesuffix("@x.test"): (r, f, m) for who, r, f, m in rows.select("customer_id", "r", "f", "m").rows()}
+
+
+# ------------------------------------------------------------------------------------------------- a shop whose truth is known
+
+
+def test_segments_of_a_simulated_shop_say_what_was_planted_and_what_came_true(shop) -> None:
+    """Of a year: who buys often and still comes, who does not, who used to and has gone; and in `m` who spends much an order."""
+    first, last, customers = date(2025, 4, 1), date(2026, 3, 31), 3_000
+    company = simulate(Retailer(first, last, "UTC", customers=customers, seed=3, visitors_per_customer=0))
+    shop.first_day = first
+    of_customers = company.transactions.filter(pl.col("identity") < customers)
+    for identity, day, pence in of_customers.select("identity", "day", "total_pence").rows():
+        shop.bought(customer_id(identity), first + timedelta(days=day), Decimal(pence) / 100)
+    rows = shop.segments(last)["customer_segments"].join(company.customers, on="customer_id")
+    assert len(rows) == customers
+
+    means = (
+        pl.len(),
+        pl.col("lambda_per_week", "holdout_orders", "mean_spend").mean(),
+        pl.col("dropped_out_at").is_null().mean().alias("alive"),
+    )
+    everybody = rows.select(*means).row(0, named=True)
+    of = {row["segment"]: row for row in rows.group_by("segment").agg(*means).iter_rows(named=True)}
+    assert all(of[name]["len"] > 50 for name in ("Champions", "Loyal", "At risk", "Cannot lose them", "Hibernating", "Lost"))
+    assert max(of, key=lambda name: of[name]["holdout_orders"]) == "Champions"
+    assert of["Champions"]["holdout_orders"] > 2 * everybody["holdout_orders"]
+    assert of["Champions"]["alive"] > everybody["alive"] + 0.1
+    for name in ("Hibernating", "Lost"):
+        assert of[name]["holdout_orders"] < everybody["holdout_orders"] / 2
+        assert of[name]["lambda_per_week"] < everybody["lambda_per_week"]
+    for name in ("At risk", "Cannot lose them"):
+        assert of[name]["lambda_per_week"] > everybody["lambda_per_week"]
+        assert of[name]["alive"] < everybody["alive"] - 0.1
+    by_money = rows.group_by("m").agg(pl.col("mean_spend").mean()).sort("m")["mean_spend"].to_list()
+    assert by_money == sorted(by_money) and by_money[-1] > 2 * by_money[0]
 
 
 # ------------------------------------------------------------------------------------------------------------ by hand
