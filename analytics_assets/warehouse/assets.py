@@ -35,7 +35,12 @@ from analytics_assets.warehouse.lake import Lake, Pin, Staged, Window, predicate
 from analytics_assets.warehouse.publishing import publish
 from analytics_assets.warehouse.tables import Table
 
-PASSING_FAULTS = (OSError, CommitFailedError, duckdb.IOException)
+
+class Overtaken(Exception):
+    """Another run replaced rows of the same partitions while this one computed, perhaps from newer inputs: compute again."""
+
+
+PASSING_FAULTS = (OSError, CommitFailedError, duckdb.IOException, Overtaken)
 RETRIES = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 PREVIEW_ROWS = 5
 # The tag that says which days catching up keeps filled: all of them, the last 30 (as-of tables), the newest (what goes out).
@@ -111,6 +116,7 @@ class Work:
     pins: dict[str, Pin] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     staged: list[Staged] = field(default_factory=list)
+    before: dict[str, Pin] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -231,7 +237,7 @@ def table_asset(
 
 @contextmanager
 def only_passing_faults_retried(asset: str) -> Iterator[None]:
-    """Let faults through that may pass (disk, conflicting commit), and make every other one a failure at the first attempt."""
+    """Let faults through that may pass (disk, conflicting commit, overtaken by another run), and make every other one a failure at the first attempt."""
     try:
         yield
     except (dg.Failure, *PASSING_FAULTS):
@@ -283,6 +289,7 @@ def _materialize(
         )
 
     with engine() as connection, closing(Work(platform, window, connection, context.log)) as work:
+        work.before = {table.name: platform.lake.pin(table) for table in tables}
         rows = compute(work)
         shown_as = {table.name: "rows" if table is main else f"rows_of_{table.name}" for table in tables}
         for table in tables:
@@ -421,13 +428,26 @@ def _write(work: Work, table: Table, rows: Rows, name: str, run_id: str) -> _Wri
     lake = work.platform.lake
     now = lake.pin(table)
     predicate = predicate_for(table, work.window)
-    if now.version is not None:
-        attach(work.connection, now, predicate, name="stored")
-        if _digests(work, table, f"(FROM stored WHERE {in_window(table, work.window)})") == digests:
-            return _Written(now.version, digests, newest_rows, unchanged=True)
+    if now.version is not None and _stored_digests(work, now) == digests:
+        return _Written(now.version, digests, newest_rows, unchanged=True)
     note = {"run_id": run_id, "partitions": f"{work.window.start.isoformat()} to {work.window.end.isoformat()}"}
-    replaced = lake.adopt(rows, work.window, note) if isinstance(rows, Staged) else lake.replace(table, rows, predicate, note)
+
+    def before(pin: Pin) -> None:
+        seen = work.before[table.name]
+        if pin.files(predicate) != seen.files(predicate) and _stored_digests(work, pin) != _stored_digests(work, seen):
+            raise Overtaken(f"{table.name} {note['partitions']}: another run replaced these rows while this one computed.")
+
+    if isinstance(rows, Staged):
+        replaced = lake.adopt(rows, work.window, note, before)
+    else:
+        replaced = lake.replace(table, rows, predicate, note, before)
     return _Written(replaced, digests, newest_rows, unchanged=False)
+
+
+def _stored_digests(work: Work, pin: Pin) -> dict[Any, tuple[int, str]]:
+    """Digests of the window's partitions as a version holds them."""
+    attach(work.connection, pin, predicate_for(pin.table, work.window), name="stored")
+    return _digests(work, pin.table, f"(FROM stored WHERE {in_window(pin.table, work.window)})")
 
 
 def in_window(table: Table, window: Window) -> str:

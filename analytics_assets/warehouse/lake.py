@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -24,6 +25,9 @@ CONFLICT_ATTEMPTS = 40
 ROWS_OF_A_STAGED_FILE = 8_000_000
 # Beyond it a column is written out value by value, which takes several times as long.
 DICTIONARY_BYTES = 16 * 2**20
+VERSIONS_A_CHECKPOINT = 100
+# Within a commit a checkpoint that fails, for want of room, makes a commit that stands look like one that failed.
+_NOTHING_AFTER = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
@@ -127,15 +131,19 @@ class Staged:
             for file in self._files
         ]
 
-    def adopted(self) -> None:
-        """Leave the files to the version that has them now."""
-        self._files.clear()
-
     def close(self) -> None:
-        """Delete what was not adopted."""
+        """Delete what no version has."""
         for path in self.files():
             Path(path).unlink()
         self._files.clear()
+
+    def leave(self, files: Sequence[str]) -> None:
+        """Leave files to the version that has them now."""
+        self._files = [file for file in self._files if str(file.path) not in files]
+
+
+def _any(pin: Pin) -> None:
+    """Let a commit follow any version."""
 
 
 @dataclass(frozen=True)
@@ -152,37 +160,44 @@ class Lake:
             return Pin(table, None, None)
         return Pin(table, delta.version(), delta)
 
-    def replace(self, table: Table, rows: pa.Table, predicate: str | None, note: Mapping[str, str]) -> int:
+    def replace(
+        self, table: Table, rows: pa.Table, predicate: str | None, note: Mapping[str, str], before: Callable[[Pin], None] = _any
+    ) -> int:
         """Put `rows` in place of everything that matches `predicate` (None: everything), in one commit.
 
         Rows outside the predicate are refused by Delta. A commit that another process got in before is tried again with
-        jitter: the predicate makes a repetition harmless.
+        jitter: the predicate makes a repetition harmless. `before` is shown the version that the commit follows, at each
+        try, and stops it by an exception: what it saw of the predicate's rows still holds when the commit is made.
 
         Returns:
             The version that holds the rows.
         """
-        uri = str(self.root / table.name)
 
         def commit() -> int:
+            pin = self.pin(table)
+            before(pin)
+            assert pin.delta
             write_deltalake(
-                uri,
+                pin.delta,
                 rows,
                 mode="overwrite",
                 predicate=predicate,
                 writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
                 commit_properties=CommitProperties(custom_metadata=dict(note)),
+                post_commithook_properties=_NOTHING_AFTER,
             )
-            return DeltaTable(uri).version()
+            return DeltaTable(str(self.root / table.name)).version()
 
-        self._create_if_missing(table)
-        return _repeated_on_conflict(commit)
+        return self._committed(table, commit)
 
     def stage(self, table: Table) -> Staged:
         """A place for rows that are too many for memory."""
         return Staged(table, self.root / table.name)
 
-    def adopt(self, staged: Staged, window: Window, note: Mapping[str, str]) -> int:
+    def adopt(self, staged: Staged, window: Window, note: Mapping[str, str], before: Callable[[Pin], None] = _any) -> int:
         """Put staged rows in place of those of the window's days, in one commit; the files stay where they are.
+
+        `before` is as in `replace`.
 
         Returns:
             The version that holds the rows.
@@ -195,13 +210,31 @@ class Lake:
         def commit() -> int:
             # The files to take out are those of the version that was read: no other commit may come in between, and ours is the next.
             once = CommitProperties(custom_metadata=dict(note), max_commit_retries=0)
-            delta = DeltaTable(str(self.root / table.name))
-            delta.create_write_transaction(actions, "overwrite", delta.schema(), [column], days, commit_properties=once)
-            return delta.version() + 1
+            pin = self.pin(table)
+            before(pin)
+            assert pin.delta
+            schema = pin.delta.schema()
+            pin.delta.create_write_transaction(
+                actions, "overwrite", schema, [column], days, commit_properties=once, post_commithook_properties=_NOTHING_AFTER
+            )
+            return pin.delta.version() + 1
 
+        try:
+            return self._committed(table, commit)
+        finally:
+            # Whatever went wrong after it: a file that a version has is not ours to delete.
+            staged.leave(self.pin(table).files())
+
+    def _committed(self, table: Table, commit: Callable[[], int]) -> int:
+        """Make a commit, again with jitter while another process gets in before; every hundredth is followed by a checkpoint."""
         self._create_if_missing(table)
         version = _repeated_on_conflict(commit)
-        staged.adopted()
+        if version % VERSIONS_A_CHECKPOINT == 0:
+            # The commit stands without it, and the next hundred try again.
+            with contextlib.suppress(DeltaError, OSError):
+                delta = DeltaTable(str(self.root / table.name))
+                delta.create_checkpoint()
+                delta.cleanup_metadata()
         return version
 
     def _create_if_missing(self, table: Table) -> None:

@@ -1,5 +1,6 @@
 """Write, audit, publish: only audited rows become visible, and only faults that may pass are tried again."""
 
+from collections.abc import Callable
 from datetime import date
 
 import dagster as dg
@@ -10,7 +11,7 @@ from analytics_assets.home import Home
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse import assets
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, table_asset
-from analytics_assets.warehouse.lake import Lake
+from analytics_assets.warehouse.lake import Lake, predicate_for
 
 SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = 2011-11-01\nlast_day = 2011-11-04\n'
 USUAL = Audit("usual", "A price above a thousand is unusual.", "SELECT sale_id, amount FROM rows WHERE amount > 1000")
@@ -26,6 +27,7 @@ class Shop:
         self.rows: list[dict] = []
         self.fault: list[BaseException] = []
         self.calls = 0
+        self.meanwhile: list[Callable[[], object]] = []
         self.staged = False
         self.fault_after_staging: BaseException | None = None
         self.told: list[str] = []
@@ -35,6 +37,8 @@ class Shop:
             self.calls += 1
             if self.fault:
                 raise self.fault.pop()
+            if self.meanwhile:
+                self.meanwhile.pop()()
             if not self.staged:
                 return {"sales": shelf.rows_of(shelf.daily, self.rows)}
             rows = work.stage(shelf.daily)
@@ -249,6 +253,34 @@ def test_a_fault_in_the_commit_is_tried_again(shop, shelf, monkeypatch) -> None:
     monkeypatch.setattr(Lake, "replace", flaky)
     result = shop.run(shelf.sale("a"))
     assert result.success and retries(result) == 1 and shop.stored() == ["a"]
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize(("day", "overtaken"), [(1, True), (2, False)], ids=["the-same-day", "another-day"])
+def test_who_was_overtaken_while_computing_computes_again(shop, shelf, day: int, overtaken: bool, staged: bool) -> None:
+    """The other run may have read newer inputs: older rows must not take the place of its rows."""
+    shop.run(shelf.sale("before"))
+
+    def other_run() -> None:
+        rows = shelf.rows_of(shelf.daily, [shelf.sale("other", day=day)])
+        Lake(shop.platform.home.lake).replace(shelf.daily, rows, predicate_for(shelf.daily, shelf.days(day, day)), {})
+        shop.rows = [shelf.sale("newer")] if overtaken else shop.rows
+
+    shop.meanwhile, shop.staged = [other_run], staged
+    result = shop.run(shelf.sale("older"))
+    assert result.success and retries(result) == overtaken and shop.calls == 1 + overtaken
+    assert shop.stored() == (["newer"] if overtaken else ["older", "other"])
+
+
+def test_another_run_that_writes_the_same_rows_overtakes_nobody(shop, shelf) -> None:
+    def other_run() -> None:
+        for rows in ([shelf.sale("other")], [shelf.sale("before")]):
+            lake = Lake(shop.platform.home.lake)
+            lake.replace(shelf.daily, shelf.rows_of(shelf.daily, rows), predicate_for(shelf.daily, shelf.days(1, 1)), {})
+
+    shop.run(shelf.sale("before"))
+    shop.meanwhile = [other_run]
+    assert retries(shop.run(shelf.sale("mine"))) == 0 and shop.stored() == ["mine"]
 
 
 def test_a_bug_is_not_tried_again_and_is_told(shop, shelf) -> None:

@@ -8,6 +8,7 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from analytics_assets.warehouse import lake as lake_module
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Lake, predicate_for
 
@@ -198,6 +199,46 @@ def test_a_commit_that_comes_between_does_not_leave_a_day_twice(shelf, tmp_path,
     monkeypatch.setattr(DeltaTable, "create_write_transaction", late)
     assert lake.adopt(staged, shelf.days(1, 1), {}) == lake.pin(shelf.daily).version
     assert not between and ids(tmp_path, shelf.daily) == ["a", "x"]
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_checkpoint_that_fails_harms_no_commit(shelf, tmp_path, monkeypatch, staged: bool) -> None:
+    """It did: on a full disk the commit stood and said that it had failed, and its staged files were deleted as not adopted."""
+    monkeypatch.setattr(lake_module, "VERSIONS_A_CHECKPOINT", 2)
+    lake = Lake(tmp_path)
+    replace(tmp_path, shelf, [shelf.sale("a")], 1, 1)
+    log = tmp_path / shelf.daily.name / "_delta_log"
+    no_room = log / f"{2:020}.checkpoint.parquet"
+    no_room.mkdir()
+    if staged:
+        rows = lake.stage(shelf.daily)
+        rows.append(shelf.rows_of(shelf.daily, [shelf.sale("b")]))
+        assert lake.adopt(rows, shelf.days(1, 1), {}) == 2
+        rows.close()
+    else:
+        replace(tmp_path, shelf, [shelf.sale("b")], 1, 1)
+    assert ids(tmp_path, shelf.daily) == ["b"]
+    no_room.rmdir()
+    for name in ("c", "d"):
+        replace(tmp_path, shelf, [shelf.sale(name)], 1, 1)
+    assert [path.name for path in log.glob("*.checkpoint.parquet")] == [f"{4:020}.checkpoint.parquet"]
+    assert ids(tmp_path, shelf.daily) == ["d"]
+
+
+def test_staged_files_of_a_commit_that_stands_are_kept_whatever_it_said(shelf, tmp_path, monkeypatch) -> None:
+    lake, commit = Lake(tmp_path), DeltaTable.create_write_transaction
+
+    def says_that_it_failed(*arguments, **properties) -> None:
+        commit(*arguments, **properties)
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", says_that_it_failed)
+    rows = lake.stage(shelf.daily)
+    rows.append(shelf.rows_of(shelf.daily, [shelf.sale("a")]))
+    with pytest.raises(OSError, match="went away"):
+        lake.adopt(rows, shelf.days(1, 1), {})
+    rows.close()
+    assert ids(tmp_path, shelf.daily) == ["a"]
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["table-exists", "both-create-it"])
