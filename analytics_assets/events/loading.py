@@ -25,15 +25,17 @@ BATCH_BYTES = 256 * 2**20
 SILENCE = timedelta(days=2)
 # KISSmetrics holds nothing from before 2009: an earlier time is a broken clock and no first day of a business.
 EARLIEST_FIRST_DAY = datetime(2009, 1, 1, tzinfo=UTC)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+# What the materialisation of `export_files` keeps: the newest load whose hours have been marked.
+_MARKED = "hours marked up to the load of"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a load did: the files that were new, and the hours that their records touch."""
+    """What a load did: the files that were new, and up to when the export has been received."""
 
     files: list[str]
     lines: int
-    touched: list[datetime]
     through: datetime | None
 
 
@@ -69,14 +71,13 @@ def pin_export(home: Home, folder: Path, format: str) -> Contents:
     return home.remember(exports=str(folder), format=format)
 
 
-def load(settings: Settings, home: Home, accept: Sequence[str] = (), find_touched_hours: bool = False) -> Loaded:
+def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
     """Load the files of the export that are new.
 
     Args:
         settings: the business's settings.
         home: where to load to, and which export it holds.
         accept: files whose changed content is to replace the loaded one.
-        find_touched_hours: whether to look up which hours the new records may change; automation needs to know.
 
     Raises:
         ExportError: the folder is no export, or a loaded file has changed and was not accepted.
@@ -96,16 +97,14 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = (), find_touche
             ).fetchall()
         }
         new = [file for file in files if _is_new(file, known, folder, file.name in accept)]
+        # A clock may be set back; which hours were marked goes by this order.
+        loaded_at = max(datetime.now(UTC), (_newest_load(connection) or _LONG_AGO) + timedelta(microseconds=1))
         facts: list[dict[str, Any]] = []
-        touched: set[datetime] = set()
         for batch in _batches(new):
             landed = kissmetrics.read(connection, batch)
             names = ", ".join("'" + file.name.replace("'", "''") + "'" for file in batch)
-            records = landed.records.cast(RECORDS.arrow_schema())
-            lake.replace(RECORDS, records, f"file IN ({names})", {})
+            lake.replace(RECORDS, landed.records.cast(RECORDS.arrow_schema()), f"file IN ({names})", {})
             lake.replace(REJECTED_LINES, landed.rejected.cast(REJECTED_LINES.arrow_schema()), f"file IN ({names})", {})
-            if find_touched_hours:
-                touched |= _touched_hours(connection, records, settings)
             facts += [
                 {
                     "file": file.name,
@@ -115,7 +114,7 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = (), find_touche
                     "modified_at": _modified(file),
                     "lines": landed.lines[file.name],
                     "received_at": file.received_at,
-                    "loaded_at": datetime.now(UTC),
+                    "loaded_at": loaded_at,
                 }
                 for file in batch
             ]
@@ -124,7 +123,7 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = (), find_touche
         through = _data_through(lake)
         if home.first_day(settings) is None:
             home.remember(first_day=_first_business_day(lake, settings))
-    return Loaded([fact["file"] for fact in facts], sum(fact["lines"] for fact in facts), sorted(touched), through)
+    return Loaded([fact["file"] for fact in facts], sum(fact["lines"] for fact in facts), through)
 
 
 def _is_new(file: ExportFile, known: dict[str, tuple[str, int, datetime]], folder: Path, accepted: bool) -> bool:
@@ -161,20 +160,37 @@ def _batches(files: Sequence[ExportFile]) -> list[list[ExportFile]]:
     return batches
 
 
-def _touched_hours(connection: duckdb.DuckDBPyConnection, records: pa.Table, settings: Settings) -> set[datetime]:
-    """Hours whose events or whose orders' item lines these records may change, as instants at which they begin."""
-    connection.register("landed", records)
-    rows = connection.sql(
-        """
-        WITH times AS (
-            SELECT occurred_at AS t FROM landed
-            UNION ALL SELECT occurred_at - to_minutes($window) FROM landed WHERE kind = 'set'
-        )
-        SELECT DISTINCT to_timestamp(epoch_us(t) // 1000000 - epoch_us(t AT TIME ZONE $zone) // 1000000 % 3600) FROM times
-        """,
-        params={"window": settings.items.window_minutes, "zone": settings.business.time_zone},
-    ).fetchall()
-    return {hour.astimezone(UTC) for (hour,) in rows}
+def _newest_load(connection: duckdb.DuckDBPyConnection) -> datetime | None:
+    return connection.sql("SELECT max(loaded_at) FROM export_files").fetchall()[0][0]
+
+
+def _touched_hours(platform: Platform, after: datetime | None) -> tuple[set[datetime], datetime | None]:
+    """Hours whose events or whose orders' item lines the files loaded `after` an instant may change, as instants at which they
+    begin, and when the newest of all files was loaded."""
+    with engine() as connection:
+        attach(connection, platform.lake.pin(EXPORT_FILES))
+        attach(connection, platform.lake.pin(RECORDS))
+        newest = _newest_load(connection)
+        if newest is None or newest == after:
+            return set(), newest
+        rows = connection.sql(
+            """
+            WITH landed AS (
+                SELECT kind, occurred_at FROM records SEMI JOIN (FROM export_files WHERE loaded_at > $after) AS files USING (file)
+            ),
+            times AS (
+                SELECT occurred_at AS t FROM landed
+                UNION ALL SELECT occurred_at - to_minutes($window) FROM landed WHERE kind = 'set'
+            )
+            SELECT DISTINCT to_timestamp(epoch_us(t) // 1000000 - epoch_us(t AT TIME ZONE $zone) // 1000000 % 3600) FROM times
+            """,
+            params={
+                "after": after or _LONG_AGO,
+                "window": platform.settings.items.window_minutes,
+                "zone": platform.settings.business.time_zone,
+            },
+        ).fetchall()
+    return {hour.astimezone(UTC) for (hour,) in rows}, newest
 
 
 def _account(lake: Lake, facts: list[dict[str, Any]]) -> None:
@@ -272,9 +288,10 @@ def export_files_asset(platform: Platform) -> dg.AssetsDefinition:
 
 
 def _load_and_account(context: dg.AssetExecutionContext, platform: Platform, config: LoadConfig) -> Iterator[Any]:
-    loaded = load(platform.settings, platform.home, find_touched_hours=config.mark_hours)
+    loaded = load(platform.settings, platform.home)
+    marked = _marked_before(context)
     if config.mark_hours:
-        _mark_hours(context, platform, loaded)
+        marked = _mark_hours(context, platform, loaded, marked)
     lake = platform.lake
     with engine() as connection:
         attach(connection, lake.pin(EXPORT_FILES))
@@ -300,20 +317,39 @@ def _load_and_account(context: dg.AssetExecutionContext, platform: Platform, con
             "rejected lines": rejected,
             "data through": str(loaded.through),
             "delta_version": lake.pin(EXPORT_FILES).version,
+            **({_MARKED: marked.isoformat()} if marked else {}),
         }
     )
 
 
-def _mark_hours(context: dg.AssetExecutionContext, platform: Platform, loaded: Loaded) -> None:
-    """Tell automation which hours came in: those that records touched, and the empty ones that are over."""
+def _marked_before(context: dg.AssetExecutionContext) -> datetime | None:
+    for record in context.instance.fetch_materializations(context.asset_key, limit=1).records:
+        assert record.asset_materialization is not None
+        if said := record.asset_materialization.metadata.get(_MARKED):
+            return datetime.fromisoformat(str(said.value))
+    return None
+
+
+def _mark_hours(
+    context: dg.AssetExecutionContext, platform: Platform, loaded: Loaded, before: datetime | None
+) -> datetime | None:
+    """Tell automation which hours came in: those that records touched, and the empty ones that are over.
+
+    Files count that were loaded since hours were last marked *and it was recorded*, not those of this load: a run that is
+    killed between the commit of the files and its marks would leave late hours unmarked for ever.
+
+    Returns:
+        The newest load whose hours are marked now.
+    """
+    touched, newest = _touched_hours(platform, before)
     if loaded.through is None:
-        return
+        return newest
     clock = platform.clock
     marked = context.instance.get_materialized_partitions(dg.AssetKey("raw_event_hours"))
-    touched = set(loaded.touched)
     for hour, key in clock.hour_keys(clock.begins(clock.first_day), hours_in(platform, loaded.through)).items():
         if hour in touched or key not in marked:
             context.log_event(dg.AssetMaterialization("raw_event_hours", partition=key))
+    return newest
 
 
 def raw_event_hours(platform: Platform) -> dg.AssetSpec:
