@@ -50,11 +50,16 @@ def _maintain(table: Path, since: datetime, now: datetime) -> Freed:
         # Somebody wrote meanwhile: theirs counts, and there is another day.
         merged, delta = 0, DeltaTable(str(table))
     hours = int((now - since) / timedelta(hours=1)) + 1
-    unneeded = [table / name for name in delta.vacuum(retention_hours=hours, dry_run=True)]
-    size = sum(path.stat().st_size for path in unneeded if path.exists())
+    # `full`: files of writers that were killed before their commit stand in no version's log.
+    unneeded = [table / name for name in delta.vacuum(retention_hours=hours, dry_run=True, full=True)]
+    # What was being written when its writer was killed ends in # and a number, and is no file to Delta.
+    torn = [path for path in table.rglob("*#[0-9]*") if path.stat().st_mtime < since.timestamp()]
+    size = sum(path.stat().st_size for path in (*unneeded, *torn) if path.exists())
     if unneeded:
-        delta.vacuum(retention_hours=hours, dry_run=False)
-    return Freed(table.name, merged, len(unneeded), size)
+        delta.vacuum(retention_hours=hours, dry_run=False, full=True)
+    for path in torn:
+        path.unlink()
+    return Freed(table.name, merged, len(unneeded) + len(torn), size)
 
 
 def maintenance_job(platform: Platform) -> dg.JobDefinition:

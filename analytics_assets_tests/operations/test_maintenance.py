@@ -58,6 +58,23 @@ def test_what_was_replaced_within_the_month_stays(restated) -> None:
     assert before.keys() <= files(restated).keys()
 
 
+def test_what_killed_writers_left_is_removed_after_a_month_and_what_is_being_written_stays(restated) -> None:
+    """Such files stand in no version; only time tells those of the dead from those of the living."""
+    now, digests = datetime.now(UTC), restated.digests()
+    table = restated.home.lake / "events"
+    left = [table / f"event_date=2011-10-29/{age}-{name}" for age in ("old", "new") for name in ("a.parquet", "b.parquet#1")] + [
+        table / f"_delta_log/{age}.json#2" for age in ("old", "new")
+    ]
+    for path in left:
+        path.write_bytes(b"12345")
+        days = 31 if path.name.startswith("old") else 29
+        os.utime(path, ((now - timedelta(days=days)).timestamp(),) * 2)
+    [freed] = [one for one in maintain(restated.platform(), now) if one.table == "events"]
+    assert [path.name for path in left if path.exists()] == ["new-a.parquet", "new-b.parquet#1", "new.json#2"]
+    assert (freed.files_removed, freed.bytes_removed) == (3, 15)
+    assert restated.digests() == digests
+
+
 def test_what_a_published_version_reads_stays_however_old_it_is(restated) -> None:
     now, before = datetime.now(UTC), files(restated)
     oldest = min(restated.home.published.glob("analytics-*.duckdb"))
