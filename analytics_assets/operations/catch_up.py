@@ -96,7 +96,9 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> None:
     """Record the end of runs of a catch-up that was killed. Only who holds the lock `run` may: nobody else's run is at work."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={CATCH_UP: "true"})):
+    # Automation waits for a run that was never begun as for one that is at work.
+    unended = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=unended, tags={CATCH_UP: "true"})):
         instance.report_run_failed(run, "the process of this run was killed")
 
 

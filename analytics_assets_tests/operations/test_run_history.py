@@ -186,12 +186,13 @@ def test_more_runs_than_a_page_are_all_recorded_in_the_order_in_which_they_ended
     assert record_runs(platform, instance) == 5
 
 
-def test_runs_of_a_catch_up_that_was_killed_are_ended_and_others_are_left_alone(platform, instance) -> None:
+@pytest.mark.parametrize("status", ["NOT_STARTED", "STARTED"])
+def test_runs_of_a_catch_up_that_was_killed_are_ended_and_others_are_left_alone(platform, instance, status: str) -> None:
     runs = {}
     for tags in ({CATCH_UP: "true"}, {}):
         run_id = run(definitions(), instance, "loader", **tags)
         done = instance.get_run_by_id(run_id)
         instance.delete_run(run_id)
-        runs[run_id] = instance.add_run(done.with_status(dg.DagsterRunStatus.STARTED))
+        runs[run_id] = instance.add_run(done.with_status(dg.DagsterRunStatus(status)))
     end_dead_runs(instance)
-    assert [instance.get_run_by_id(run_id).status.value for run_id in runs] == ["FAILURE", "STARTED"]
+    assert [instance.get_run_by_id(run_id).status.value for run_id in runs] == ["FAILURE", status]
