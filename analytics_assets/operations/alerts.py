@@ -151,8 +151,10 @@ def _look_at_check(
         if standing and (_last(span) or "~") >= (_last(standing.partition) or ""):
             outbox.recover(key, at)
         return
-    figures = ", ".join(f"{name}: {value.value}" for name, value in check.metadata.items() if name not in ("partitions", "plot"))
-    text = masked(f"{step.asset} {span or ''}: {check.check_name} failed. {figures}")
+    told = {name: value.value for name, value in check.metadata.items() if name not in ("partitions", "plot", "means")}
+    figures = ", ".join(f"{name}: {'; '.join(value) if isinstance(value, list) else value}" for name, value in told.items())
+    means = f". It checks: {check.metadata['means'].value}" if "means" in check.metadata else ""
+    text = masked(f"{step.asset} {span or ''}: {check.check_name} failed. {figures}{means}")
     severity = "error" if check.severity == dg.AssetCheckSeverity.ERROR else "warning"
     kind = KIND_OF_CHECK.get(check.check_name, CHECK)
     outbox.raise_alert(Alert(key, kind, severity, step.asset, text, span, owners, run_id), at)

@@ -299,17 +299,17 @@ def _materialize(
             for table in tables
         )
         for name, query in {"as_declared": declaration, **{a.name: a.violations for a in audits}}.items():
-            found = connection.sql(f"SELECT * FROM ({query}) LIMIT 5").fetchall()
-            yield _check_result(name, not found, keys, {"violations": [str(row) for row in found]} if found else {})
+            found = _first_found(connection, query)
+            yield _check_result(name, not found, keys, {"violations": found} if found else {})
             if found:
                 meant = next((a.means for a in audits if a.name == name), _AS_DECLARED)
                 text = f"{main.name} {_span(keys)}: {name} failed: {found[0]}. It checks: {meant} The last good partition stands."
-                raise dg.Failure(text, metadata={"violations": [str(row) for row in found]}, allow_retries=False)
+                raise dg.Failure(text, metadata={"violations": found}, allow_retries=False)
 
         warned = [
-            _check_result(a.name, not found, keys, {"found": [str(row) for row in found]} if found else {}, WARN)
+            _check_result(a.name, not found, keys, {"means": a.means, "found": found} if found else {}, WARN)
             for a in warnings
-            for found in [connection.sql(f"SELECT * FROM ({a.violations}) LIMIT 5").fetchall()]
+            for found in [_first_found(connection, a.violations)]
         ]
         written = {
             table.name: _write(work, table, rows[table.name], shown_as[table.name], context.run.run_id)
@@ -355,6 +355,13 @@ def _check_result(
 
 
 EMPTY_DIGEST = "0" * 32
+ROWS_TOLD = 5
+
+
+def _first_found(connection: duckdb.DuckDBPyConnection, violations: str) -> list[str]:
+    """The first rows that a query finds, as people read them: `as_of_date 2026-03-31, currency GBP`."""
+    found = connection.sql(f"SELECT * FROM ({violations}) LIMIT {ROWS_TOLD}")
+    return [", ".join(f"{name} {value}" for name, value in zip(found.columns, row, strict=True)) for row in found.fetchall()]
 
 
 def _span(keys: Sequence[str]) -> str:

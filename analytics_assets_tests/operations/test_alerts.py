@@ -52,7 +52,10 @@ class Shop:
             yield dg.AssetCheckResult(check_name=gate.name, passed=True, metadata=span)
             usual = said != "warns"
             yield dg.AssetCheckResult(
-                check_name=warning.name, passed=usual, severity=dg.AssetCheckSeverity.WARN, metadata=span | {"amounts": 7}
+                check_name=warning.name,
+                passed=usual,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata=span | {"amounts": 7, "found": ["amount 7", "amount 8"], "means": "Amounts are usual."},
             )
             yield dg.MaterializeResult()
 
@@ -142,7 +145,8 @@ def test_a_check_that_only_warns_is_an_alert_and_an_older_day_does_not_end_it(sh
     shop.run("orders", "2011-10-31", says="warns")
     shop.look()
     assert shop.standing() == [("check failed", "warning", "orders", "2011-10-31")]
-    assert shop.outbox.alerts()[0].alert.text == "orders 2011-10-31: amounts_are_usual failed. amounts: 7"
+    says = "amounts: 7, found: amount 7; amount 8. It checks: Amounts are usual."
+    assert shop.outbox.alerts()[0].alert.text == f"orders 2011-10-31: amounts_are_usual failed. {says}"
     shop.run("orders", "2011-10-29")
     shop.look()
     assert len(shop.standing()) == 1
