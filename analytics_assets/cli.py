@@ -69,7 +69,9 @@ def main() -> None:
     from analytics_assets.activation.sends import SendRefused
     from analytics_assets.events.kissmetrics import ExportError
     from analytics_assets.operations.catch_up import StepFailed
+    from analytics_assets.operations.outbox import OutboxError
     from analytics_assets.saas.health.effect import NoUsage
+    from analytics_assets.warehouse.lake import LakeError
 
     home = Home.from_environment()
     try:
@@ -90,7 +92,7 @@ def main() -> None:
             sys.exit(_alive(settings, home))
         else:
             sys.exit(_ui(home, arguments.port))
-    except (SettingsError, HomeError, ExportError, StepFailed, SendRefused, NoUsage, OSError) as error:
+    except (SettingsError, HomeError, LakeError, OutboxError, ExportError, StepFailed, SendRefused, NoUsage, OSError) as error:
         _stop(f"{error}{_space_left(home)}")
     except OperationalError as error:
         _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{_space_left(home)}")
@@ -131,6 +133,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
     from analytics_assets.operations.assets import record_now
     from analytics_assets.operations.catch_up import catch_up, changed_assets, end_dead_runs, run_stage
     from analytics_assets.operations.delivery import watch
+    from analytics_assets.operations.upgrade import upgrade
 
     # Dagster's notes on parameters that may still change are for us, not for the reader of a progress bar.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -145,8 +148,11 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
         platform = build_platform(settings, home)
         with dagster_instance(home) as instance:
             end_dead_runs(instance)
+            definitions = build_definitions(platform)
+            if upgraded := upgrade(platform):
+                console.print(f"brought to this version: {', '.join(upgraded)}")
             task = progress.add_task("load export files", total=None)
-            done = [run_stage(build_definitions(platform), instance, None)]
+            done = [run_stage(definitions, instance, None)]
             progress.update(task, total=1, completed=1)
             # The first load has found the first day, from which the partitions begin.
             platform = build_platform(settings, home)

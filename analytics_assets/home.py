@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 
@@ -81,11 +81,17 @@ class Home:
     def contents(self) -> Contents:
         """What the home holds; an empty one holds nothing yet."""
         try:
-            return Contents(**json.loads(self._contents_file.read_text()))
+            remembered = dict(json.loads(self._contents_file.read_text()))
         except FileNotFoundError:
             return Contents()
         except (ValueError, TypeError) as error:
             raise HomeError(f"{self._contents_file} is damaged ({error}). Remove it: the next run writes it anew.") from None
+        if unknown := remembered.keys() - {field.name for field in fields(Contents)}:
+            raise HomeError(
+                f"{self._contents_file} was written by a newer version of Analytics Assets: {', '.join(sorted(unknown))} is unknown to this "
+                "one. Use that version, or a home of its own for this one."
+            )
+        return Contents(**remembered)
 
     def remember(self, **changes: object) -> Contents:
         """Change what is remembered, atomically."""

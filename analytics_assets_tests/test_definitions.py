@@ -1,5 +1,6 @@
 """The graph as it is meant to be: a change of assets, dependencies, checks or schedules shows in this file's diff."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -49,6 +50,46 @@ GRAPH = {
     "batch_runs": ([], "NoneType", "operations"),
     "alerts": ([], "NoneType", "operations"),
     "reproducibility": ([], "NoneType", "operations"),
+}
+# Of each table the declarations that it has had since homes are migrated, oldest first.
+DECLARATIONS = {
+    "records": ["7b93b10e"],
+    "export_files": ["ca96cf1d"],
+    "rejected_lines": ["cf8e9e29"],
+    "property_sets": ["0e8261e5"],
+    "account_records": ["d6f83f8a"],
+    "events": ["135514e2"],
+    "traits": ["2dfc1714"],
+    "identities": ["18543b85"],
+    "orders": ["e8d396f7"],
+    "order_items": ["7fe2d861"],
+    "customers": ["1a3f9aa0"],
+    "customer_ltv": ["e07904ec"],
+    "customer_segments": ["023c473a"],
+    "cohort_retention": ["9a659e9c"],
+    "product_affinity": ["918d27e0"],
+    "recommendations": ["81c0d7a4"],
+    "accounts": ["0162e06c"],
+    "account_usage": ["0737f4c7"],
+    "account_days": ["b3864fea"],
+    "account_health": ["682b5127"],
+    "churn_training_set": ["b65c5880"],
+    "churn_models": ["99d1e542"],
+    "churn_scores": ["7f3fc511"],
+    "ltv_backtests": ["accd0654"],
+    "ltv_hindsight": ["193a494d"],
+    "segment_movements": ["145b4028"],
+    "product_recommendations": ["7ffb0046"],
+    "recommendation_quality": ["50e33565"],
+    "email_sends": ["9c98e039"],
+    "account_members": ["ce3aa19a"],
+    "health_outcomes": ["d20d4b2b"],
+    "churn_backtests": ["60e34ae8"],
+    "churn_outcomes": ["581a7ee9"],
+    "training_sets": ["6397a200"],
+    "batch_runs": ["71a2abe8"],
+    "alerts": ["283f50d2"],
+    "reproducibility": ["9e59c14d"],
 }
 CHECKS = {
     "export_files": {"every_line_accounted_for", "few_lines_rejected"},
@@ -184,6 +225,17 @@ def test_every_column_has_a_meaning_and_every_amount_a_unit(table) -> None:
         assert column.meaning.endswith("."), column.name
         assert column.unit or not column.type.startswith("DECIMAL"), column.name
     assert len(set(table.column_names)) == len(table.column_names)
+
+
+@pytest.mark.parametrize("table", [*PUBLISHED, RECORDS], ids=lambda table: table.name)
+def test_a_changed_declaration_has_a_higher_schema_version(table) -> None:
+    stored = [(c.name, c.type) for c in table.columns], table.partition_column
+    now, known = hashlib.sha256(repr(stored).encode()).hexdigest()[:8], DECLARATIONS.get(table.name, [])
+    assert known[-1:] == [now], (
+        f"{table.name}: columns, types or partitioning have changed. Homes are migrated by schema_version: set it to {len(known) + 1} in the "
+        f"declaration and add {now!r} to DECLARATIONS in {Path(__file__).name}."
+    )
+    assert table.schema_version == len(known)
 
 
 def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> None:

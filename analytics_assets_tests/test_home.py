@@ -70,9 +70,18 @@ def test_a_damaged_memory_is_told_with_its_file(tmp_path) -> None:
     (tmp_path / "home.json").write_text('{"exports": ')
     with pytest.raises(HomeError, match="home.json is damaged"):
         Home(tmp_path).contents()
-    (tmp_path / "home.json").write_text('{"unheard_of": 1}')
+    (tmp_path / "home.json").write_text("[1]")
     with pytest.raises(HomeError, match="home.json is damaged"):
         Home(tmp_path).contents()
+
+
+def test_what_a_newer_version_remembers_is_refused_and_kept(tmp_path) -> None:
+    written = '{"first_day": "2011-10-29", "unheard_of": 1}'
+    (tmp_path / "home.json").write_text(written)
+    for use in (Home(tmp_path).contents, lambda: Home(tmp_path).remember(first_day="2020-01-01")):
+        with pytest.raises(HomeError, match="home.json was written by a newer version .*: unheard_of is unknown"):
+            use()
+    assert (tmp_path / "home.json").read_text() == written
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_memory(tmp_path, monkeypatch) -> None:

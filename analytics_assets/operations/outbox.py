@@ -23,7 +23,10 @@ LEASE = timedelta(minutes=5)
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(hours=1)
 
-SCHEMA = """
+# How the file came to be what it is, oldest first: `PRAGMA user_version` says how many of these it has seen. Files from before
+# there was a number have the first one's tables.
+STEPS = (
+    """
 CREATE TABLE IF NOT EXISTS alerts (
     alert INTEGER PRIMARY KEY AUTOINCREMENT,
     key TEXT NOT NULL, kind TEXT NOT NULL, severity TEXT NOT NULL, subject TEXT NOT NULL, partition TEXT, owners TEXT NOT NULL,
@@ -40,7 +43,8 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE INDEX IF NOT EXISTS due ON messages (state, due_at);
 CREATE TABLE IF NOT EXISTS runs_seen (run_id TEXT PRIMARY KEY, ended_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
+""",
+)
 
 WAITING, TAKEN, DELIVERED, UNDELIVERED, NO_ADDRESS = "waiting", "taken", "delivered", "undelivered", "no address"
 
@@ -84,6 +88,10 @@ class Message:
     alert: Alert
 
 
+class OutboxError(Exception):
+    """The outbox cannot be used; the message says what to do."""
+
+
 class Outbox:
     """The outbox of a home. Every method is one transaction; those called inside `together` are one with each other."""
 
@@ -115,14 +123,26 @@ class Outbox:
         connection.row_factory = sqlite3.Row
         try:
             if writing:
-                if not self._is_there:
-                    connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
                 connection.execute("BEGIN IMMEDIATE")
+                self._bring_up(connection)
             yield connection
             if writing:
                 connection.execute("COMMIT")
         finally:
             connection.close()
+
+    def _bring_up(self, connection: sqlite3.Connection) -> None:
+        """Take the steps that the file has not seen, within the open transaction."""
+        seen = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if seen > len(STEPS):
+            raise OutboxError(
+                f"{self.file} was written by a newer version of Analytics Assets (version {seen} of the file; this one knows "
+                f"{len(STEPS)}). Use that version."
+            )
+        for statement in (statement for step in STEPS[seen:] for statement in step.split(";") if statement.strip()):
+            connection.execute(statement)
+        if seen < len(STEPS):
+            connection.execute(f"PRAGMA user_version = {len(STEPS)}")
 
     @property
     def _is_there(self) -> bool:

@@ -31,7 +31,7 @@ from analytics_assets.partitions import (
 )
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import attach, declared, engine, run, show
-from analytics_assets.warehouse.lake import Lake, Pin, Staged, Window, predicate_for
+from analytics_assets.warehouse.lake import Lake, LakeError, Pin, Staged, Window, predicate_for
 from analytics_assets.warehouse.publishing import publish
 from analytics_assets.warehouse.tables import Table
 
@@ -130,9 +130,17 @@ class Work:
         return [self.window.first_day + timedelta(days=i) for i in range(count)]
 
     def read(self, table: Table, pruning: str | None = None, in_memory: bool = False) -> None:
-        """Pin a table, once for the whole materialisation, and make it readable under its name."""
+        """Pin a table, once for the whole materialisation, and make it readable under its name.
+
+        Raises:
+            LakeError: no row has a column that may not be NULL: what is computed from them would be wrong.
+        """
         if table.name not in self.pins:
             self.pins[table.name] = self.platform.lake.pin(table)
+        if lacking := self.pins[table.name].lacks:
+            raise LakeError(
+                f"{table.name} was made by an earlier version, without {', '.join(lacking)}: `make run` computes it anew."
+            )
         attach(self.connection, self.pins[table.name], pruning, in_memory=in_memory)
 
     def sql(self, file: Path, **parameters: Any) -> duckdb.DuckDBPyRelation:
@@ -199,6 +207,7 @@ def table_asset(
     """
     main = tables[0]
     platform.computations[main.name] = Computation(tuple(tables), compute)
+    fill = fill or ("recent" if main.partition_column == "as_of_date" else "all")
     partitions = platform.clock.hours if main.grain == "hour" else platform.clock.days
     specs = [
         dg.AssetCheckSpec("inputs_ready", asset=main.name, blocking=True, description=_INPUTS_READY),
@@ -219,7 +228,7 @@ def table_asset(
         automation_condition=condition,
         group_name=group,
         owners=list(owners),
-        tags={FILL: fill or ("recent" if main.partition_column == "as_of_date" else "all")},
+        tags={FILL: fill},
         kinds={"duckdb", "deltalake"},
         metadata={
             "dagster/column_schema": main.dagster_schema(),
@@ -230,7 +239,7 @@ def table_asset(
     def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
         started = time.monotonic()
         with only_passing_faults_retried(main.name):
-            yield from _materialize(context, platform, tables, compute, needs, audits, warnings, plot, started)
+            yield from _materialize(context, platform, tables, compute, needs, audits, warnings, plot, started, fill == "all")
 
     return asset
 
@@ -274,6 +283,7 @@ def _materialize(
     warnings: Sequence[Audit],
     plot: Callable[[Work, pa.Table], bytes] | None,
     started: float,
+    of_one_make: bool,
 ) -> Iterator[Any]:
     main = tables[0]
     bounds = context.partition_time_window
@@ -289,6 +299,8 @@ def _materialize(
         )
 
     with engine() as connection, closing(Work(platform, window, connection, context.log)) as work:
+        if of_one_make:
+            _refuse_mixture(work, tables)
         work.before = {table.name: platform.lake.pin(table) for table in tables}
         rows = compute(work)
         shown_as = {table.name: "rows" if table is main else f"rows_of_{table.name}" for table in tables}
@@ -417,6 +429,23 @@ def _declared_violations(table: Table, rows: str, window: Window, in_order: bool
     return f"""SELECT violation, times FROM (SELECT unnest([{found}], recursive := true) FROM (SELECT {counted} FROM {rows}))
         AS t(violation, times) WHERE times > 0
         UNION ALL SELECT '{table.name}: key {problem}: ' || concat_ws(', ', {key}), times FROM ({repeated})"""
+
+
+def _refuse_mixture(work: Work, tables: Sequence[Table]) -> None:
+    """Write no partition with a column that the others lack: who reads all of them would take their NULLs for values.
+
+    Raises:
+        LakeError: the table was made by an earlier version and has rows outside the window.
+    """
+    for table in tables:
+        now = work.platform.lake.pin(table)
+        if lacking := now.lacks:
+            attach(work.connection, now, name="stored")
+            others = work.connection.sql(f"SELECT 1 FROM stored WHERE NOT ({in_window(table, work.window)}) LIMIT 1").fetchall()
+            if others:
+                raise LakeError(
+                    f"{table.name} was made by an earlier version, without {', '.join(lacking)}: `make run` computes all of it anew."
+                )
 
 
 @dataclass(frozen=True)

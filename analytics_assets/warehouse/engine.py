@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,26 +46,14 @@ def attach(
 def show(connection: duckdb.DuckDBPyConnection, table: Table, rows: pa.Table | Staged, name: str) -> None:
     """Make rows that were computed readable under a name."""
     if isinstance(rows, Staged):
-        connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS {scan_files(table, rows.files())}')
+        connection.execute(f'CREATE OR REPLACE VIEW "{name}" AS {rows.select()}')
     else:
         connection.register(name, rows)
 
 
 def scan(pin: Pin, pruning: str | None = None) -> str:
     """A SELECT over the Parquet files of a pinned table."""
-    return scan_files(pin.table, pin.files(pruning))
-
-
-def scan_files(table: Table, files: Sequence[str]) -> str:
-    """A SELECT over Parquet files that hold rows of a table."""
-    if not files:
-        return table.empty_select()
-    paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
-    hive = ""
-    if table.partition_column:
-        kind = next(c.type for c in table.columns if c.name == table.partition_column)
-        hive = f", hive_partitioning = true, hive_types = {{'{table.partition_column}': {kind}}}"
-    return table.typed_select(f"read_parquet([{paths}], union_by_name = true{hive})")
+    return pin.table.select_from_files(pin.files(pruning), pin.laid_out_by)
 
 
 def run(connection: duckdb.DuckDBPyConnection, sql_file: Path, parameters: Mapping[str, Any]) -> duckdb.DuckDBPyRelation:

@@ -13,10 +13,12 @@ from datetime import date, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.schema import Schema
 from deltalake.transaction import AddAction, RemoveAction
 
 from analytics_assets.warehouse.tables import Table
@@ -28,6 +30,14 @@ DICTIONARY_BYTES = 16 * 2**20
 VERSIONS_A_CHECKPOINT = 100
 # Within a commit a checkpoint that fails, for want of room, makes a commit that stands look like one that failed.
 _NOTHING_AFTER = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+# The property of a stored table that says which declaration it was made or migrated by.
+SCHEMA_VERSION = "analytics_assets.schema_version"
+
+
+class LakeError(Exception):
+    """A table cannot be used as it lies there; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,17 @@ class Pin:
         """The immutable Parquet files of this version, without those that `pruning` (a SQL predicate) rules out."""
         # A space or an umlaut in the path of the home is escaped in Delta's URIs.
         return sorted(map(unquote, self.delta.file_uris(file_pruning_predicate=pruning))) if self.delta else []
+
+    @property
+    def laid_out_by(self) -> list[str]:
+        """The columns that stand in the paths of the files."""
+        return self.delta.metadata().partition_columns if self.delta else []
+
+    @property
+    def lacks(self) -> list[str]:
+        """Declared columns that may not be NULL and that no row has: all rows were made by an earlier version of the code."""
+        held = {field.name for field in self.delta.schema().fields} if self.delta else set(self.table.column_names)
+        return [column.name for column in self.table.columns if not column.nullable and column.name not in held]
 
 
 @dataclass
@@ -131,6 +152,10 @@ class Staged:
             for file in self._files
         ]
 
+    def select(self) -> str:
+        """A SELECT over the rows so far."""
+        return self.table.select_from_files(self.files(), [str(self.table.partition_column)])
+
     def close(self) -> None:
         """Delete what no version has."""
         for path in self.files():
@@ -153,12 +178,26 @@ class Lake:
     root: Path
 
     def pin(self, table: Table) -> Pin:
-        """The table as it is now."""
+        """The table as it is now.
+
+        Raises:
+            LakeError: a newer version of the code has brought it to a later declaration.
+        """
+        delta = self._stored(table)
+        return Pin(table, delta.version() if delta else None, delta)
+
+    def _stored(self, table: Table) -> DeltaTable | None:
         try:
             delta = DeltaTable(str(self.root / table.name))
         except TableNotFoundError:
-            return Pin(table, None, None)
-        return Pin(table, delta.version(), delta)
+            return None
+        found = _schema_version(delta)
+        if found > table.schema_version:
+            raise LakeError(
+                f"{self.root / table.name} was written by a newer version of Analytics Assets (schema version {found} of "
+                f"{table.name}; this one knows {table.schema_version}). Use that version, or a home of its own for this one."
+            )
+        return delta
 
     def replace(
         self, table: Table, rows: pa.Table, predicate: str | None, note: Mapping[str, str], before: Callable[[Pin], None] = _any
@@ -173,8 +212,7 @@ class Lake:
             The version that holds the rows.
         """
 
-        def commit() -> int:
-            pin = self.pin(table)
+        def commit(pin: Pin) -> int:
             before(pin)
             assert pin.delta
             write_deltalake(
@@ -189,6 +227,11 @@ class Lake:
             return DeltaTable(str(self.root / table.name)).version()
 
         return self._committed(table, commit)
+
+    def migrate(self, table: Table) -> bool:
+        """Bring a table that an earlier version made to its declaration now, not at the next write; whether that changed it."""
+        before = self.pin(table).version
+        return before is not None and _repeated_on_conflict(lambda: self._as_declared(table).version()) != before
 
     def stage(self, table: Table) -> Staged:
         """A place for rows that are too many for memory."""
@@ -207,10 +250,9 @@ class Lake:
         column = str(table.partition_column)
         days = [(column, ">=", window.first_day.isoformat()), (column, "<=", window.last_day.isoformat())]
 
-        def commit() -> int:
+        def commit(pin: Pin) -> int:
             # The files to take out are those of the version that was read: no other commit may come in between, and ours is the next.
             once = CommitProperties(custom_metadata=dict(note), max_commit_retries=0)
-            pin = self.pin(table)
             before(pin)
             assert pin.delta
             schema = pin.delta.schema()
@@ -225,10 +267,17 @@ class Lake:
             # Whatever went wrong after it: a file that a version has is not ours to delete.
             staged.leave(self.pin(table).files())
 
-    def _committed(self, table: Table, commit: Callable[[], int]) -> int:
-        """Make a commit, again with jitter while another process gets in before; every hundredth is followed by a checkpoint."""
-        self._create_if_missing(table)
-        version = _repeated_on_conflict(commit)
+    def _committed(self, table: Table, commit: Callable[[Pin], int]) -> int:
+        """Make a commit that follows the version shown to it, again with jitter while another process gets in before.
+
+        Every hundredth is followed by a checkpoint.
+        """
+
+        def attempt() -> int:
+            delta = self._as_declared(table)
+            return commit(Pin(table, delta.version(), delta))
+
+        version = _repeated_on_conflict(attempt)
         if version % VERSIONS_A_CHECKPOINT == 0:
             # The commit stands without it, and the next hundred try again.
             with contextlib.suppress(DeltaError, OSError):
@@ -237,17 +286,79 @@ class Lake:
                 delta.cleanup_metadata()
         return version
 
-    def _create_if_missing(self, table: Table) -> None:
-        path = self.root / table.name
-        if DeltaTable.is_deltatable(str(path)):
-            return
-        partition_by = [table.partition_column] if table.partition_column else None
+    def _as_declared(self, table: Table) -> DeltaTable:
+        """The stored table with the declared columns, types and partitioning; created where it is missing.
+
+        One that an earlier version made is migrated, in one commit: columns that were added become NULL in its rows, which takes no
+        rewriting; for anything else (a column removed, another type, another partitioning) its rows are written anew. Earlier versions
+        can be read as before.
+
+        Raises:
+            CommitFailedError: another process got in between; look again.
+            LakeError: the stored rows do not fit the declaration, or a newer version wrote them. Nothing was changed.
+        """
+        delta = self._stored(table) or self._created(table)
+        declared, held = ({f.name: f for f in s.fields} for s in (Schema.from_arrow(table.arrow_schema()), delta.schema()))
+        partition_by = [table.partition_column] if table.partition_column else []
+        kept = {name: field.type for name, field in held.items()}.items() <= {
+            name: f.type for name, f in declared.items()
+        }.items()
+        kept = kept and delta.metadata().partition_columns == partition_by
+        if not kept:
+            _write_anew(table, delta, partition_by)
+        elif len(held) < len(declared):
+            delta.alter.add_columns([field for name, field in declared.items() if name not in held])
+        if _schema_version(delta) < table.schema_version:
+            delta.alter.set_table_properties({SCHEMA_VERSION: str(table.schema_version)}, raise_if_not_exists=False)
+        return delta
+
+    def _created(self, table: Table) -> DeltaTable:
+        path = str(self.root / table.name)
         try:
-            DeltaTable.create(str(path), schema=table.arrow_schema(), mode="ignore", partition_by=partition_by)
+            return DeltaTable.create(
+                path,
+                schema=table.arrow_schema(),
+                mode="ignore",
+                partition_by=[table.partition_column] if table.partition_column else None,
+                configuration={SCHEMA_VERSION: str(table.schema_version)},
+                raise_if_key_not_exists=False,
+            )
         except DeltaError:
             # Another process created it between the look and the commit.
-            if not DeltaTable.is_deltatable(str(path)):
+            if not DeltaTable.is_deltatable(path):
                 raise
+            return DeltaTable(path)
+
+
+def _schema_version(delta: DeltaTable) -> int:
+    return int(delta.metadata().configuration.get(SCHEMA_VERSION) or 1)
+
+
+def _write_anew(table: Table, delta: DeltaTable, partition_by: list[str]) -> None:
+    """Replace all rows by themselves in the declared columns and types, in one commit, a batch at a time in memory."""
+    pin = Pin(table, delta.version(), delta)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        rows = connection.sql(table.select_from_files(pin.files(), pin.laid_out_by))
+        try:
+            write_deltalake(
+                delta,
+                pa.RecordBatchReader.from_batches(table.arrow_schema(), rows.to_arrow_reader()),
+                mode="overwrite",
+                schema_mode="overwrite",
+                partition_by=partition_by,
+                writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
+                # The rows are those of the version that was read: no other commit may come in between.
+                commit_properties=CommitProperties(
+                    custom_metadata={"schema_version": str(table.schema_version)}, max_commit_retries=0
+                ),
+            )
+        except CommitFailedError:
+            raise
+        except (DeltaError, duckdb.Error, pa.ArrowException) as error:
+            raise LakeError(
+                f"{table.name}: rows that an earlier version stored do not fit the declaration ({str(error).splitlines()[0]}). Nothing was changed."
+            ) from error
 
 
 def _repeated_on_conflict(commit: Callable[[], int]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,9 @@ class Table:
 
     `partition_column` is the business day by which the files are laid out. `grain` "hour" means that one partition is the
     rows whose `hour` lies in the window; "day" the rows of one `partition_column`; None an unpartitioned table.
+
+    `schema_version` is raised with every change of columns, types or partitioning: stored tables are then brought to the
+    declaration, and code that declares a lower one leaves them alone.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Table:
     grain: Literal["hour", "day"] | None = None
     partition_column: str | None = None
     publication: Publication | None = Publication()
+    schema_version: int = 1
 
     @property
     def column_names(self) -> list[str]:
@@ -85,6 +90,21 @@ class Table:
         """The table without rows."""
         columns = ", ".join(f'CAST(NULL AS {c.type}) AS "{c.name}"' for c in self.columns)
         return f"SELECT {columns} WHERE false"
+
+    def select_from_files(self, files: Sequence[str], laid_out_by: Sequence[str] = ()) -> str:
+        """SELECT of exactly the declared columns from Parquet files; a column that none of the files has is NULL.
+
+        `laid_out_by` names the columns that stand in the paths and not in the files.
+        """
+        if not files:
+            return self.empty_select()
+        paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files)
+        types = {column.name: column.type for column in self.columns}
+        kinds = ", ".join(f"'{name}': {types.get(name, 'VARCHAR')}" for name in laid_out_by)
+        hive = f", hive_partitioning = true, hive_types = {{{kinds}}}" if laid_out_by else ""
+        found = f"read_parquet([{paths}], union_by_name = true{hive})"
+        # Files from before a column was added do not have it; the empty table does, and costs nothing.
+        return self.typed_select(f"(FROM ({self.empty_select()}) UNION ALL BY NAME FROM {found})")
 
     @functools.cache  # noqa: B019 - tables are declared once and live as long as the process
     def arrow_schema(self) -> pa.Schema:

@@ -1,6 +1,7 @@
 """Write, audit, publish: only audited rows become visible, and only faults that may pass are tried again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 
 import dagster as dg
@@ -10,8 +11,9 @@ import pytest
 from analytics_assets.home import Home
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse import assets
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, table_asset
-from analytics_assets.warehouse.lake import Lake, predicate_for
+from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.lake import Lake, LakeError, predicate_for
 
 SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = 2011-11-01\nlast_day = 2011-11-04\n'
 USUAL = Audit("usual", "A price above a thousand is unusual.", "SELECT sale_id, amount FROM rows WHERE amount > 1000")
@@ -345,6 +347,38 @@ def test_inputs_of_the_same_day_need_only_that_day(shop, shelf) -> None:
     shop.run(shelf.sale("c", 3), first="2011-11-03")
     assert dg.materialize([made], partition_key="2011-11-03", instance=shop.instance, raise_on_error=False).success
     assert not dg.materialize([made], partition_key="2011-11-02", instance=shop.instance, raise_on_error=False).success
+
+
+def made_by_an_earlier_version(shop, shelf) -> Lake:
+    """Two days of sales that had no number yet."""
+    earlier = replace(shelf.daily, columns=tuple(c for c in shelf.daily.columns if c.name != "sale_id"), key=("day",))
+    lake = Lake(shop.platform.home.lake)
+    rows = shelf.rows_of(earlier, [shelf.sale("a", 1), shelf.sale("b", 2)])
+    lake.replace(earlier, rows, predicate_for(earlier, shelf.days(1, 2)), {})
+    return lake
+
+
+def test_no_partition_gets_a_column_that_the_others_lack_and_may_not(shop, shelf) -> None:
+    before = made_by_an_earlier_version(shop, shelf).pin(shelf.daily).version
+    refused = shop.run(shelf.sale("a", 1))
+    assert "sales was made by an earlier version, without sale_id: `make run` computes all of it anew" in failure(refused)
+    assert (retries(refused), shop.calls, shop.version) == (0, 0, before)
+    assert shop.run(shelf.sale("a", 1), shelf.sale("b", 2), last="2011-11-02").success
+    assert shop.stored() == ["a", "b"]
+    assert shop.run(shelf.sale("c", 1)).success
+    assert shop.stored() == ["b", "c"]
+
+
+def test_nothing_is_computed_from_rows_that_lack_what_may_not_be_null(shop, shelf) -> None:
+    lake = made_by_an_earlier_version(shop, shelf)
+    with engine() as connection:
+        work = Work(shop.platform, shelf.days(1, 2), connection, None)
+        with pytest.raises(LakeError, match="sales was made by an earlier version, without sale_id: `make run`"):
+            work.read(shelf.daily)
+        optional = replace(shelf.daily, columns=tuple(replace(c, nullable=True) for c in shelf.daily.columns))
+        work.pins["sales"] = lake.pin(optional)
+        work.read(optional)
+        assert connection.sql("SELECT sale_id, shop FROM sales").fetchall() == [(None, "north"), (None, "north")]
 
 
 def test_previews_do_not_show_who_somebody_is(shelf) -> None:
