@@ -1,4 +1,4 @@
-"""The command line: `analytics-assets run | check | accept | sent | health | alerts | alive | ui`. The Makefile calls it."""
+"""The command line: `analytics-assets run | check | accept | sent | health | alerts | alive | versions | restore | ui`. The Makefile calls it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, loa
 if TYPE_CHECKING:
     from analytics_assets.operations.catch_up import Done
     from analytics_assets.warehouse.assets import Platform
+    from analytics_assets.warehouse.tables import Table
 
 console = Console()
 FORMATS = ("kissmetrics",)
@@ -58,6 +59,12 @@ def main() -> None:
     alerts.add_argument("--all", action="store_true", help="what was wrong and is right again, too")
     alerts.add_argument("--retry", action="store_true", help="try again to deliver what no endpoint accepted")
     commands.add_parser("alive", help="for a watcher outside: one line, and exit code 1 when the platform does not do its work")
+    versions = commands.add_parser("versions", help="the versions of a table, the last one first")
+    versions.add_argument("table", help="for example orders")
+    versions.add_argument("--newest", type=int, default=10, metavar="N", help="how many (default 10)")
+    restore = commands.add_parser("restore", help="put a table back to an earlier version, in a commit of its own")
+    restore.add_argument("table", help="for example orders")
+    restore.add_argument("version", type=int, help="as `versions` lists it")
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
     ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
     arguments = parser.parse_args()
@@ -88,6 +95,10 @@ def main() -> None:
             _health(settings, home, arguments.settings)
         elif arguments.command == "alerts":
             _alerts(settings, home, arguments.all, arguments.retry)
+        elif arguments.command == "versions":
+            _versions(settings, home, arguments.table, arguments.newest)
+        elif arguments.command == "restore":
+            _restore(settings, home, arguments.table, arguments.version)
         elif arguments.command == "alive":
             sys.exit(_alive(settings, home))
         else:
@@ -402,6 +413,42 @@ def _alerts(settings: Settings, home: Home, every: bool, retry: bool) -> None:
         )
     if not found:
         console.print("nothing is wrong" if not every else "nothing was ever wrong")
+
+
+def _declared_table(name: str) -> Table:
+    from analytics_assets.definitions import PUBLISHED
+    from analytics_assets.events.tables import RECORDS
+    from analytics_assets.warehouse.lake import LakeError
+
+    tables = {table.name: table for table in (RECORDS, *PUBLISHED)}
+    if name not in tables:
+        raise LakeError(f"there is no table {name}. There are {', '.join(sorted(tables))}.")
+    return tables[name]
+
+
+def _versions(settings: Settings, home: Home, name: str, newest: int) -> None:
+    """List what was committed to a table."""
+    from analytics_assets.definitions import build_platform
+
+    grid = Grid("version", "committed (UTC)", "operation", "note")
+    for one in build_platform(settings, home).lake.versions(_declared_table(name), newest):
+        grid.add_row(f"{one.number}", f"{one.at:%Y-%m-%d %H:%M:%S}", one.operation, _plain(one.note))
+    console.print(grid)
+
+
+def _restore(settings: Settings, home: Home, name: str, version: int) -> None:
+    """Put a table back, and publish it."""
+    from analytics_assets.definitions import build_platform
+
+    platform, table = build_platform(settings, home), _declared_table(name)
+    before = platform.lake.pin(table).version
+    now = platform.lake.restore(table, version)
+    platform.publish()
+    console.print(
+        f"{name} is that of version {version} again, as version {now}; back to what it was: analytics-assets restore {name} {before}. "
+        "Dagster does not know that rows are older: materialise the partitions that are to be computed anew.",
+        soft_wrap=True,
+    )
 
 
 def _alive(settings: Settings, home: Home) -> int:

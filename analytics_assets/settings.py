@@ -400,13 +400,16 @@ class Operations(_Table):
 
     The night's tables must be there by `window_ends`, on the clock of the business; a forecast that they will not be is told
     `warn_days` ahead. `price_per_hour` of the machine, in the business's currency, gives runs a cost. Of each table
-    `proof_partitions` old partitions are computed again every day, beside the live ones, and compared.
+    `proof_partitions` old partitions are computed again every day, beside the live ones, and compared. Tables that say how things
+    stood on a day keep their last `as_of_days_kept` days, and of those before them the last day of each month.
     """
 
     window_ends: time = time(6)
     warn_days: Annotated[int, Field(ge=1, le=365)] = 30
     price_per_hour: Annotated[Decimal, Field(ge=0)] | None = None
     proof_partitions: Annotated[int, Field(ge=0, le=100)] = 1
+    # The last 30 days are kept filled, and one more may be at work.
+    as_of_days_kept: Annotated[int, Field(ge=31)] = 90
 
 
 Severity = Literal["warning", "error"]

@@ -168,10 +168,11 @@ Compute = Callable[[Work], Mapping[str, Rows]]
 
 @dataclass(frozen=True)
 class Computation:
-    """How the rows of an asset's tables are computed, the main table first."""
+    """How the rows of an asset's tables are computed, the main table first, and which days are kept filled (one of `FILLS`)."""
 
     tables: tuple[Table, ...]
     compute: Compute
+    fill: str
 
 
 def code_version(platform: Platform, compute: Callable[..., Any], tables: Sequence[Table], settings: Sequence[str]) -> str:
@@ -206,8 +207,8 @@ def table_asset(
     of `FILLS`; as-of tables are `recent` where it is not given.
     """
     main = tables[0]
-    platform.computations[main.name] = Computation(tuple(tables), compute)
     fill = fill or ("recent" if main.partition_column == "as_of_date" else "all")
+    platform.computations[main.name] = Computation(tuple(tables), compute, fill)
     partitions = platform.clock.hours if main.grain == "hour" else platform.clock.days
     specs = [
         dg.AssetCheckSpec("inputs_ready", asset=main.name, blocking=True, description=_INPUTS_READY),
@@ -389,11 +390,21 @@ def _missing_inputs(
         start, end = _needed(platform.clock, need, window, by_the_hour)
         zone = platform.settings.business.zone
         wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), end.astimezone(zone)))
-        there = context.instance.get_materialized_partitions(dg.AssetKey(need.asset))
+        there = partitions_there(context.instance, need.asset)
         absent = [key for key in wanted if key not in there]
         if absent:
             missing[need.asset] = f"{len(absent)} of {len(wanted)} partitions, first {absent[0]}"
     return missing
+
+
+def partitions_there(instance: dg.DagsterInstance, asset: str) -> set[str]:
+    """Partitions that were materialised and that maintenance has not removed since, which it records as an observation."""
+    key, events = dg.AssetKey(asset), instance.event_log_storage
+    removed = events.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_OBSERVATION)
+    if not removed:
+        return instance.get_materialized_partitions(key)
+    made = events.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return {partition for partition, made_at in made.items() if made_at > removed.get(partition, -1)}
 
 
 def _needed(clock: BusinessClock, need: Needs, window: Window, by_the_hour: bool) -> tuple[datetime, datetime]:

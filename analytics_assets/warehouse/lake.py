@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -32,6 +32,8 @@ VERSIONS_A_CHECKPOINT = 100
 _NOTHING_AFTER = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
+# What the notes of a commit may say, in the order in which it is shown.
+NOTED = ("partitions", "as_of_date", "campaign", "removed", "schema_version", "run_id")
 # The property of a stored table that says which declaration it was made or migrated by.
 SCHEMA_VERSION = "analytics_assets.schema_version"
 
@@ -172,6 +174,16 @@ def _any(pin: Pin) -> None:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A commit to a table: when it was made, by which operation, and what it was noted with (a run, the partitions)."""
+
+    number: int
+    at: datetime
+    operation: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Lake:
     """The tables below `root`."""
 
@@ -232,6 +244,68 @@ class Lake:
         """Bring a table that an earlier version made to its declaration now, not at the next write; whether that changed it."""
         before = self.pin(table).version
         return before is not None and _repeated_on_conflict(lambda: self._as_declared(table).version()) != before
+
+    def versions(self, table: Table, newest: int) -> list[Version]:
+        """The newest versions of a table, the last one first.
+
+        Raises:
+            LakeError: the table has never been written.
+        """
+        found = []
+        for commit in self._written(table).history(newest):
+            note = "; ".join(f"{name} {commit[name]}" for name in NOTED if name in commit)
+            at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+            found.append(Version(commit["version"], at, str(commit["operation"]).lower(), note))
+        return found
+
+    def restore(self, table: Table, version: int) -> int:
+        """Put a table back to an earlier version, in a commit of its own: nothing is lost by it.
+
+        Returns:
+            The version that holds the earlier one's rows.
+
+        Raises:
+            LakeError: there is no such version, or files of it have been removed. Nothing was changed.
+        """
+        delta = self._written(table)
+        if not 0 <= version <= delta.version():
+            raise LakeError(f"{table.name} has no version {version}: the versions are 0 to {delta.version()}.")
+        try:
+            delta.restore(version, post_commithook_properties=_NOTHING_AFTER)
+        except (DeltaError, OSError) as error:
+            raise LakeError(
+                f"{table.name}: version {version} can be restored no more, since maintenance removes what is older than a month "
+                f"({str(error).splitlines()[0]}). Nothing was changed."
+            ) from error
+        return delta.version()
+
+    def _written(self, table: Table) -> DeltaTable:
+        if delta := self._stored(table):
+            return delta
+        raise LakeError(f"{self.root / table.name}: there is no table yet.")
+
+    def remove_days(self, table: Table, days: Sequence[date], note: Mapping[str, str]) -> int:
+        """Take the rows of whole business days out of a table, in one commit.
+
+        Returns:
+            How many rows that were.
+        """
+        named = ", ".join(f"'{day}'" for day in days)
+        rows = 0
+
+        def commit(pin: Pin) -> int:
+            nonlocal rows
+            assert pin.delta
+            metrics = pin.delta.delete(
+                f"{table.partition_column} IN ({named})",
+                commit_properties=CommitProperties(custom_metadata=dict(note)),
+                post_commithook_properties=_NOTHING_AFTER,
+            )
+            rows = int(metrics["num_deleted_rows"])
+            return pin.delta.version()
+
+        self._committed(table, commit)
+        return rows
 
     def stage(self, table: Table) -> Staged:
         """A place for rows that are too many for memory."""
@@ -307,9 +381,12 @@ class Lake:
         if not kept:
             _write_anew(table, delta, partition_by)
         elif len(held) < len(declared):
-            delta.alter.add_columns([field for name, field in declared.items() if name not in held])
+            added = [field for name, field in declared.items() if name not in held]
+            delta.alter.add_columns(added, post_commithook_properties=_NOTHING_AFTER)
         if _schema_version(delta) < table.schema_version:
-            delta.alter.set_table_properties({SCHEMA_VERSION: str(table.schema_version)}, raise_if_not_exists=False)
+            delta.alter.set_table_properties(
+                {SCHEMA_VERSION: str(table.schema_version)}, raise_if_not_exists=False, post_commithook_properties=_NOTHING_AFTER
+            )
         return delta
 
     def _created(self, table: Table) -> DeltaTable:

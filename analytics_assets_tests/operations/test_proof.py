@@ -83,7 +83,7 @@ def test_a_computation_that_depends_on_chance_is_found(branch) -> None:
     day = date(2011, 10, 29)
     window = platform.clock.window(platform.clock.begins(day), platform.clock.begins(date(2011, 10, 30)))
     assert compare(platform, right, window, LOG) == []
-    [only_live] = compare(platform, Computation(right.tables, by_chance), window, LOG)
+    [only_live] = compare(platform, Computation(right.tables, by_chance, right.fill), window, LOG)
     assert only_live.startswith("orders, live only: 1 rows")
 
 

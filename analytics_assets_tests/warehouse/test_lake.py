@@ -10,13 +10,13 @@ from deltalake.exceptions import DeltaError
 
 from analytics_assets.warehouse import lake as lake_module
 from analytics_assets.warehouse.engine import attach, engine
-from analytics_assets.warehouse.lake import Lake, predicate_for
+from analytics_assets.warehouse.lake import Lake, LakeError, predicate_for
 
 TOGETHER = """
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from analytics_assets.warehouse.lake import Lake, predicate_for
+from analytics_assets.warehouse.lake import Lake, LakeError, predicate_for
 
 spec = spec_from_file_location("shelf", sys.argv[2])
 shelf = module_from_spec(spec)
@@ -261,3 +261,32 @@ def test_processes_that_replace_different_hours_of_one_day_lose_nothing(shelf, t
     for writer in writers:
         writer.communicate()
     assert [row[2] for row in stored(tmp_path, shelf.hourly)] == [303, 403] + [9] * exists
+
+
+def test_versions_are_listed_and_an_earlier_one_comes_back_as_a_new_one(shelf, tmp_path) -> None:
+    lake = Lake(tmp_path)
+    first = replace(tmp_path, shelf, [shelf.sale("a", 1), shelf.sale("b", 2)], 1, 2)
+    rows = shelf.rows_of(shelf.daily, [shelf.sale("wrong", 2)])
+    second = lake.replace(shelf.daily, rows, predicate_for(shelf.daily, shelf.days(2, 2)), {"run_id": "r1", "partitions": "2nd"})
+    newest, before = lake.versions(shelf.daily, 2)
+    assert (newest.number, newest.operation, newest.note, before.number) == (second, "write", "partitions 2nd; run_id r1", first)
+    assert newest.at >= before.at
+    assert lake.restore(shelf.daily, first) == second + 1
+    assert ids(tmp_path, shelf.daily) == ["a", "b"]
+    lake.restore(shelf.daily, second)
+    assert ids(tmp_path, shelf.daily) == ["a", "wrong"], "back to what it was"
+
+
+def test_a_version_that_is_not_there_is_told_and_nothing_changes(shelf, tmp_path) -> None:
+    lake = Lake(tmp_path)
+    with pytest.raises(LakeError, match="sales: there is no table yet"):
+        lake.restore(shelf.daily, 0)
+    first = replace(tmp_path, shelf, [shelf.sale("a", 1)], 1, 1)
+    second = replace(tmp_path, shelf, [shelf.sale("b", 1)], 1, 1)
+    for version in (-1, second + 1):
+        with pytest.raises(LakeError, match=rf"sales has no version {version}: the versions are 0 to {second}"):
+            lake.restore(shelf.daily, version)
+    lake.pin(shelf.daily).delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    with pytest.raises(LakeError, match=f"version {first} can be restored no more.* Nothing was changed"):
+        lake.restore(shelf.daily, first)
+    assert ids(tmp_path, shelf.daily) == ["b"] and lake.pin(shelf.daily).version in (second, second + 1, second + 2)
