@@ -33,7 +33,7 @@ _NOTHING_AFTER = PostCommitHookProperties(create_checkpoint=False, cleanup_expir
 
 
 # What the notes of a commit may say, in the order in which it is shown.
-NOTED = ("partitions", "as_of_date", "campaign", "removed", "schema_version", "run_id")
+NOTED = ("restored_version", "partitions", "as_of_date", "campaign", "removed", "schema_version", "run_id")
 # The property of a stored table that says which declaration it was made or migrated by.
 SCHEMA_VERSION = "analytics_assets.schema_version"
 
@@ -271,7 +271,11 @@ class Lake:
         if not 0 <= version <= delta.version():
             raise LakeError(f"{table.name} has no version {version}: the versions are 0 to {delta.version()}.")
         try:
-            delta.restore(version, post_commithook_properties=_NOTHING_AFTER)
+            delta.restore(
+                version,
+                commit_properties=CommitProperties(custom_metadata={"restored_version": str(version)}),
+                post_commithook_properties=_NOTHING_AFTER,
+            )
         except (DeltaError, OSError) as error:
             raise LakeError(
                 f"{table.name}: version {version} can be restored no more, since maintenance removes what is older than a month "
@@ -429,12 +433,13 @@ def _write_anew(table: Table, delta: DeltaTable, partition_by: list[str]) -> Non
                 commit_properties=CommitProperties(
                     custom_metadata={"schema_version": str(table.schema_version)}, max_commit_retries=0
                 ),
+                post_commithook_properties=_NOTHING_AFTER,
             )
         except CommitFailedError:
             raise
         except (DeltaError, duckdb.Error, pa.ArrowException) as error:
             raise LakeError(
-                f"{table.name}: rows that an earlier version stored do not fit the declaration ({str(error).splitlines()[0]}). Nothing was changed."
+                f"{table.name}: rows that an earlier version stored cannot be brought to the declaration ({str(error).splitlines()[0]}). Nothing was changed."
             ) from error
 
 

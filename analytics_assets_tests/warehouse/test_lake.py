@@ -272,6 +272,7 @@ def test_versions_are_listed_and_an_earlier_one_comes_back_as_a_new_one(shelf, t
     assert (newest.number, newest.operation, newest.note, before.number) == (second, "write", "partitions 2nd; run_id r1", first)
     assert newest.at >= before.at
     assert lake.restore(shelf.daily, first) == second + 1
+    assert lake.versions(shelf.daily, 1)[0].note == f"restored_version {first}"
     assert ids(tmp_path, shelf.daily) == ["a", "b"]
     lake.restore(shelf.daily, second)
     assert ids(tmp_path, shelf.daily) == ["a", "wrong"], "back to what it was"
