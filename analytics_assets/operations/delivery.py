@@ -7,7 +7,9 @@ place in there (`ANALYTICS_ALERT_URLS#1`), never by the URL.
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -126,9 +128,35 @@ def written(messages: Sequence[Message]) -> tuple[str, str]:
 def send_by_apprise(url: str, title: str, text: str, bad_news: bool) -> str | None:
     """Send one message.
 
+    Each is sent in a thread of its own that no exit waits for. Apprise's own time limit leaves a thread of its small pool
+    behind for as long as an endpoint goes on answering: six of them, and no address heard anything any more.
+
     Returns:
         None when the endpoint has accepted it, else why not, in words that hold nothing of the URL.
     """
+    if url in _unanswered and not _unanswered[url].done():
+        return "has not ended its answer to the message before"
+    answer: Future[str | None] = Future()
+
+    def send() -> None:
+        try:
+            answer.set_result(_send_by_apprise(url, title, text, bad_news))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=send, name="alert", daemon=True).start()
+    try:
+        return answer.result(timeout=SECONDS_TO_ANSWER)
+    except TimeoutError:
+        _unanswered[url] = answer
+        return "no answer in time"
+
+
+# One a URL at most.
+_unanswered: dict[str, Future[str | None]] = {}
+
+
+def _send_by_apprise(url: str, title: str, text: str, bad_news: bool) -> str | None:
     import apprise
 
     # Its log names hosts, and URLs that it cannot read.
@@ -140,11 +168,9 @@ def send_by_apprise(url: str, title: str, text: str, bad_news: bool) -> str | No
     one = apprise.Apprise()
     one.add(service)
     kind = apprise.NotifyType.FAILURE if bad_news else apprise.NotifyType.SUCCESS
-    result = one.notify(body=text, title=title, notify_type=kind, body_format="text", timeout=SECONDS_TO_ANSWER)
+    result = one.notify(body=text, title=title, notify_type=kind, body_format="text")
     if result:
         return None
-    if result.status == apprise.AppriseResultStatus.TIMEOUT:
-        return "no answer in time"
     codes = [found[1] for entry in result.logs() if (found := re.search(r"error=(\d{3})\b", str(entry.message)))]
     return f"answered {codes[-1]}" if codes else "no connection, or no answer in time"
 

@@ -21,8 +21,11 @@ NOW = datetime(2026, 3, 31, 4, 0, tzinfo=UTC)
 SETTINGS = Alerts(routes=(AlertRoute(urls="TEST_URLS"),))
 
 
+DRIPS = -1
+
+
 class Endpoint(ThreadingHTTPServer):
-    """Keeps what it accepted; `answers` says what the next request gets: a status, or None to hang."""
+    """Keeps what it accepted; `answers` says what the next request gets: a status, None to hang, DRIPS for no end."""
 
     def __init__(self, answers) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -47,6 +50,13 @@ class Handler(BaseHTTPRequestHandler):
         status = server.answers()
         if status is None:
             server.released.wait(30)
+            return
+        if status == DRIPS:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            while not server.released.wait(0.05):
+                self.wfile.write(b"x")
             return
         if status == 200:
             server.accepted.append(body)
@@ -134,6 +144,26 @@ def test_an_endpoint_that_hangs_is_given_up_in_time_and_tried_again(outbox, endp
     assert "no answer in time" in outbox.alerts()[0].delivery
     clock.until_done(outbox)
     assert server.numbers() == {"#1 ERROR": 1}
+
+
+def test_an_endpoint_whose_answer_never_ends_keeps_no_other_from_hearing_and_no_program_from_ending(
+    outbox, endpoint, monkeypatch
+) -> None:
+    """Six such answers filled the pool of threads that Apprise keeps, and nothing was sent to anybody any more."""
+    monkeypatch.setattr(delivery, "SECONDS_TO_ANSWER", 0.3)
+    dripping, good, clock = endpoint(lambda: DRIPS), endpoint(lambda: 200), Minutes()
+    threads = threading.active_count()
+    for number in range(10):
+        outbox.raise_alert(alert(number), clock())
+        write_messages(outbox, SETTINGS, clock())
+        deliver(outbox, SETTINGS, clock, send_by_apprise)
+        clock.now += timedelta(minutes=1)
+    assert good.numbers() == {f"#{number} ERROR": 1 for number in range(1, 11)}
+    assert dripping.asked == 1 and threading.active_count() <= threads + 3
+    assert {thread.name for thread in threading.enumerate() if not thread.daemon} == {"MainThread"}
+    clock.until_done(outbox)
+    assert outbox.undelivered() == {"TEST_URLS#1": 10}
+    assert "has not ended its answer" in outbox.alerts()[0].delivery
 
 
 def test_a_crash_between_sending_and_recording_sends_the_same_number_again(outbox, endpoint) -> None:
