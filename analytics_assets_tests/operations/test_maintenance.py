@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
@@ -11,8 +12,13 @@ import pytest
 from analytics_assets.activation.sends import EMAIL_SENDS
 from analytics_assets.definitions import build_definitions
 from analytics_assets.events.tables import EVENTS
+from analytics_assets.home import Home
 from analytics_assets.operations.maintenance import Freed, days_beyond, kept_since, maintain
+from analytics_assets.settings import parse_settings
+from analytics_assets.warehouse.assets import Platform, Work, partitions_there, table_asset
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.lake import Lake
+from analytics_assets.warehouse.tables import Column, Table
 
 
 @pytest.fixture
@@ -171,3 +177,69 @@ def test_a_day_that_was_taken_out_can_be_computed_again_after_its_inputs(thinned
     for table in ("identities", "customers"):
         assert thinned.digests()[table, SUNDAY] == before[table, SUNDAY]
     assert compute("customers").success, "identities of that day count as there again"
+
+
+TICKS = Table(
+    name="ticks",
+    rows_are="hour",
+    columns=(Column("day", "DATE", "Business day."), Column("hour", "TIMESTAMPTZ", "The hour.")),
+    key=("hour",),
+    grain="hour",
+    partition_column="day",
+)
+
+
+@pytest.fixture
+def ticking(lines, tmp_path) -> tuple[Platform, dg.AssetsDefinition]:
+    """A clock whose table keeps recent hours filled, half a year after it stopped; the day with 25 hours is in it."""
+    settings = lines.settings.replace("last_day = 2011-11-01", "last_day = 2012-06-01")
+    platform = Platform(parse_settings(settings, "x"), Home(tmp_path / "home"), [TICKS])
+
+    def ticks(work: Work) -> dict[str, pa.Table]:
+        """The hours themselves."""
+        hours = work.platform.clock.hour_keys(work.window.start, work.window.end)
+        rows = [{"day": work.platform.clock.day_of(hour), "hour": hour} for hour in hours]
+        return {"ticks": pa.Table.from_pylist(rows, schema=TICKS.arrow_schema())}
+
+    return platform, table_asset(platform, (TICKS,), ticks, group="clock", fill="recent")
+
+
+def hours_there(platform: Platform) -> Counter[str]:
+    """How many hours of each day the table has."""
+    with engine() as connection:
+        attach(connection, platform.lake.pin(TICKS))
+        return Counter(str(day) for (day,) in connection.sql("SELECT day FROM ticks").fetchall())
+
+
+def test_hours_of_an_old_day_go_and_those_of_a_month_end_stay(ticking, monkeypatch) -> None:
+    platform, asset = ticking
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def counted() -> Counter[str]:
+            return Counter(key[:10] for key in partitions_there(instance, "ticks"))
+
+        tags = {
+            "dagster/asset_partition_range_start": "2011-10-29-00:00",
+            "dagster/asset_partition_range_end": "2011-11-01-23:00",
+        }
+        assert dg.materialize([asset], instance=instance, tags=tags).success
+        every = {"2011-10-29": 24, "2011-10-30": 25, "2011-10-31": 24, "2011-11-01": 24}
+        assert counted() == hours_there(platform) == every
+
+        def killed(*_) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as dying:
+            dying.setattr(Lake, "remove_days", killed)
+            with pytest.raises(KeyboardInterrupt):
+                maintain(platform, instance, datetime.now(UTC))
+        assert counted() == {"2011-10-31": 24}, "what is about to be taken out counts as gone"
+        assert hours_there(platform) == every
+        [freed] = maintain(platform, instance, datetime.now(UTC))
+        assert (freed.table, freed.rows_taken_out) == ("ticks", 24 + 25 + 24)
+        assert counted() == hours_there(platform) == {"2011-10-31": 24}
+        again = [key for key in instance.get_materialized_partitions(asset.key) if key.startswith("2011-10-30-01")]
+        tags = dict.fromkeys(tags, max(again))
+        assert dg.materialize([asset], instance=instance, tags=tags).success
+        assert hours_there(platform) == {"2011-10-30": 1, "2011-10-31": 24}
+        assert counted() == {"2011-10-30": 1, "2011-10-31": 24}
