@@ -1,12 +1,14 @@
 """The outbox: each alert once while it stands, each message delivered, tried again, or told as undelivered."""
 
+import contextlib
 import multiprocessing
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from analytics_assets.operations.outbox import Alert, Outbox
+from analytics_assets.operations import outbox as module
+from analytics_assets.operations.outbox import STEPS, Alert, Outbox, OutboxError
 
 NOW = datetime(2026, 3, 31, 4, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -119,3 +121,35 @@ def test_processes_at_once_raise_each_alert_once_and_take_each_message_once(outb
     assert sorted(one.alert.key for one in outbox.alerts()) == sorted(f"key {number}" for number in range(25))
     with sqlite3.connect(outbox.file) as connection:
         assert connection.execute("SELECT min(attempts), max(attempts), count(*) FROM messages").fetchone() == (1, 1, 25)
+
+
+def test_a_file_from_before_it_had_a_version_keeps_its_alerts_and_gets_one(tmp_path) -> None:
+    file = tmp_path / "alerts.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.executescript(STEPS[0])
+        connection.execute(
+            """INSERT INTO alerts (key, kind, severity, subject, owners, text, raised_at, seen_at)
+            VALUES ('k', 'stale', 'error', 'orders', '', 'old', '2026-01-01T00:00:00+00:00', '2026-01-01T00:00:00+00:00')"""
+        )
+        connection.commit()
+    Outbox(file).take_note("watched_at", "now")
+    [standing] = Outbox(file).alerts(standing_only=True)
+    assert standing.alert.text == "old"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
+
+
+def test_steps_that_are_new_are_taken_once_and_whole(tmp_path, monkeypatch) -> None:
+    file = tmp_path / "alerts.sqlite"
+    Outbox(file).take_note("watched_at", "now")
+    more = (*STEPS, "ALTER TABLE alerts ADD COLUMN ticket TEXT; CREATE TABLE broken (x INTEGER, x INTEGER)")
+    monkeypatch.setattr(module, "STEPS", more)
+    with pytest.raises(sqlite3.OperationalError, match="duplicate column"):
+        Outbox(file).take_note("watched_at", "later")
+    monkeypatch.setattr(module, "STEPS", (*STEPS, "ALTER TABLE alerts ADD COLUMN ticket TEXT"))
+    for _ in range(2):
+        Outbox(file).take_note("watched_at", "later")
+    monkeypatch.setattr(module, "STEPS", STEPS)
+    with pytest.raises(OutboxError, match="alerts.sqlite was written by a newer version"):
+        Outbox(file).take_note("watched_at", "earlier code")
+    assert Outbox(file).note("watched_at") == "later"
