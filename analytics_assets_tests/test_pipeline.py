@@ -14,7 +14,7 @@ import pytest
 from analytics_assets.definitions import build_definitions
 from analytics_assets.events.tables import RECORDS
 from analytics_assets.home import Home
-from analytics_assets.operations.catch_up import Stage, StepFailed, events_to_run, run_stage
+from analytics_assets.operations.catch_up import Stage, StepFailed, catch_up, events_to_run, run_stage
 from analytics_assets.settings import parse_settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -226,6 +226,28 @@ def test_what_is_held_back_after_a_change_of_settings_is_tried_again_by_every_ru
         assert [bool(done.held_back) for done in tried] == [True]
     kept = branch.platform().home.contents().built_with
     assert "email_campaign" not in kept and "recommendations" in kept
+
+
+def test_who_is_killed_in_a_restatement_goes_on_where_it_was(branch) -> None:
+    branch.home.remember(built_with=dict.fromkeys(branch.home.contents().built_with, "earlier code"))
+
+    def catch_up_until(number: int) -> list[tuple[str, ...]]:
+        begun = []
+
+        def started(stage: Stage) -> None:
+            begun.append(stage.assets)
+            if len(begun) == number:
+                raise KeyboardInterrupt
+
+        with branch.instance() as instance, pytest.raises(KeyboardInterrupt):
+            catch_up(branch.platform(), instance, started)
+        return begun
+
+    first, second = catch_up_until(2)
+    assert first == ("events",)
+    assert catch_up_until(1) == [second]
+    built = branch.home.contents().built_with
+    assert built["events"] != "earlier code" and {built[name] for name in second} == {"earlier code"}
 
 
 def test_materialising_everything_again_writes_no_new_version(branch) -> None:

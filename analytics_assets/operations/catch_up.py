@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -300,10 +300,15 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
     """
     from analytics_assets.definitions import build_definitions, code_versions
 
-    definitions = build_definitions(platform)
+    definitions, versions = build_definitions(platform), code_versions(platform)
     done: list[Done] = []
 
+    def remember(names: Iterable[str]) -> None:
+        before = platform.home.contents().built_with or {}
+        platform.home.remember(built_with=before | {name: versions[name] for name in names if name in versions})
+
     def run(stages: list[Stage]) -> None:
+        ahead = Counter(name for stage in stages for name in stage.assets)
         for stage in stages:
             started(stage)
             # Once a stage, since publishing copies every table.
@@ -313,15 +318,17 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
             finally:
                 platform.hold_publishing = False
                 platform.publish()
+            ahead.subtract(stage.assets)
+            # As soon as the last of its ranges is there: who is killed in a long restatement goes on from here.
+            if not done[-1].held_back:
+                remember(name for name in stage.assets if not ahead[name])
 
     run(events_to_run(platform, instance))
     check_purchases(platform)
     run(metrics_to_run(platform, instance, definitions))
     # What was held back was not built: it is tried again, with whatever has changed, by the next run.
     held = {name for one in done if one.held_back for name in one.stage.assets}
-    before = platform.home.contents().built_with or {}
-    built = {name: version for name, version in code_versions(platform).items() if name not in held}
-    platform.home.remember(built_with={**{name: before[name] for name in held & before.keys()}, **built})
+    remember(versions.keys() - held)
     return done
 
 
