@@ -60,6 +60,7 @@ from analytics_assets.saas.churn.tables import (
     TRAINING_SETS,
 )
 from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health_asset
+from analytics_assets.saas.health.falling import FALLING_ACCOUNTS, falling_accounts_asset
 from analytics_assets.saas.health.outcomes import HEALTH_OUTCOMES, health_outcomes_asset
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, usage_assets
 from analytics_assets.settings import Settings, load_settings
@@ -68,7 +69,7 @@ from analytics_assets.warehouse.assets import Platform
 WATCHED = [
     *(EVENTS, TRAITS, IDENTITIES),
     *(ORDERS, ORDER_ITEMS, CUSTOMERS, CUSTOMER_LTV, CUSTOMER_SEGMENTS, COHORT_RETENTION, PRODUCT_AFFINITY, RECOMMENDATIONS),
-    *(ACCOUNTS, ACCOUNT_USAGE, ACCOUNT_DAYS, ACCOUNT_HEALTH, CHURN_TRAINING_SET, CHURN_MODELS, CHURN_SCORES),
+    *(ACCOUNTS, ACCOUNT_USAGE, ACCOUNT_DAYS, ACCOUNT_HEALTH, FALLING_ACCOUNTS, CHURN_TRAINING_SET, CHURN_MODELS, CHURN_SCORES),
 ]
 PUBLISHED = [
     *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS, ACCOUNT_RECORDS),
@@ -119,6 +120,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
         *usage_assets(platform, accounts_aside),
         account_health_asset(platform, accounts_aside),
         health_outcomes_asset(platform, accounts_aside),
+        falling_accounts_asset(platform, accounts_aside),
         *churn_assets(platform, identities_aside, newest_day),
         *record,
         proof,

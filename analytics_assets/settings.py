@@ -214,13 +214,15 @@ class Health(_Table):
     """Account health, 0 to 100: weights of its components, and the bands.
 
     From `healthy` points on an account is healthy, below `at_risk` it is at risk, between them it is neutral; it leaves a band
-    only when the score is `hysteresis` points beyond the edge.
+    only when the score is `hysteresis` points beyond the edge. An account that loses `falling` points in 28 days is on the list
+    `falling_accounts`, whatever its band.
     """
 
     weights: HealthWeights = HealthWeights()
     healthy: Annotated[float, Field(gt=0, lt=100)] = 70
     at_risk: Annotated[float, Field(gt=0, lt=100)] = 40
     hysteresis: Annotated[float, Field(ge=0, le=20)] = 3
+    falling: Annotated[float, Field(ge=1, le=100)] = 15
 
     @model_validator(mode="after")
     def _bands_in_order(self) -> Health:

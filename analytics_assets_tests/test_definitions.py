@@ -43,6 +43,7 @@ GRAPH = {
     "account_days": (["accounts", "events"], DAY, "saas"),
     "account_health": (["account_usage", "accounts"], HOUR, "saas"),
     "health_outcomes": (["account_usage", "accounts"], DAY, "saas"),
+    "falling_accounts": (["account_usage", "accounts"], DAY, "saas"),
     "churn_training_set": (["account_days", "events", "identities", "orders"], DAY, "saas"),
     "churn_models": (["account_days", "churn_training_set", "events", "identities", "orders"], DAY, "saas"),
     "churn_scores": (["account_days", "churn_models", "events", "identities", "orders"], DAY, "saas"),
@@ -124,6 +125,7 @@ CHECKS = {
         *("scores_are_possible", "every_account_has_its_health", "every_component_is_known"),
     },
     "health_outcomes": {"as_declared", "inputs_ready", "rates_are_shares", "at_risk_ends_more_often"},
+    "falling_accounts": {"as_declared", "inputs_ready", "is_fresh", "falls_are_falls", "nobody_began_to_fall"},
     "churn_training_set": {"as_declared", "inputs_ready", "is_fresh", "labels_have_ended", "point_in_time"},
     "churn_models": {
         *("as_declared", "inputs_ready", "is_fresh"),

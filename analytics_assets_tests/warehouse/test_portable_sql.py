@@ -83,6 +83,7 @@ PARAMETERS: dict[str, Any] = {
     "healthy": 60.0,
     "at_risk": 35.0,
     "hysteresis": 2.0,
+    "falling": 20.0,
     **{f"{component}_weight": weight for component, weight in Health().weights},
 }
 

@@ -4,6 +4,7 @@ SELECT
     h.account_id,
     h.band,
     h.score,
+    h.trend,
     CASE WHEN a.ended_on IS NULL THEN 0 ELSE 1 END AS ended
 FROM account_health AS h
 INNER JOIN accounts AS k ON h.account_id = k.account_id AND k.as_of_date = $evening

@@ -20,12 +20,20 @@ from analytics_assets.warehouse.tables import Column, Table
 
 _HERE = Path(__file__).parent
 
+FALLING = "falling"
+"""Beside the bands: accounts that had lost `[health] falling` points in 28 days, whatever their band."""
+
 HEALTH_OUTCOMES = Table(
     name="health_outcomes",
-    rows_are="band and day",
+    rows_are="band, or those that were falling, and day",
     columns=(
         Column("as_of_date", "DATE", "Business day at whose end it is known what became of the accounts."),
-        Column("band", "VARCHAR", "`healthy`, `neutral` or `at risk`, as it would have been said `horizon_days` before."),
+        Column(
+            "band",
+            "VARCHAR",
+            "`healthy`, `neutral` or `at risk`, as it would have been said `horizon_days` before; or `falling`: those that had lost "
+            "`[health] falling` points in 28 days then, whatever their band.",
+        ),
         Column("horizon_days", "BIGINT", "How long before that: `[churn] account_horizon_days`.", "days"),
         Column("accounts", "BIGINT", "Accounts that stood in the band then.", "accounts"),
         Column("ended", "BIGINT", "How many of them have been cancelled, or not renewed, since.", "accounts"),
@@ -40,13 +48,14 @@ HEALTH_OUTCOMES = Table(
 
 
 def health_outcomes(work: Work) -> Mapping[str, pa.Table]:
-    """What became of the accounts in each band: those that stood in it 30 days ago, and how many of them have ended since.
+    """What became of the accounts in each band, and of those that were falling, 30 days ago: how many of them have ended since.
 
     The bands are computed again from usage, for the last hour of the business day `[churn] account_horizon_days` ago, with the
     weights and edges that hold now; only accounts that `accounts` knew by then count. An account ended if its contract was
     cancelled in between, or had not been billed again when the days of grace were over.
 
-    Read the rates from top to bottom: they should rise from healthy to at risk, and the intervals say how far to believe it.
+    Read the rates from top to bottom: they should rise from healthy to at risk, and the intervals say how far to believe it. The rate
+    of `falling` is what an entry of `falling_accounts` is worth.
     A day too early to look back from has no rows.
     """
     horizon = timedelta(days=work.settings.churn.account_horizon_days)
@@ -63,7 +72,7 @@ def health_outcomes(work: Work) -> Mapping[str, pa.Table]:
 
 
 def ended_since(work: Work, health: Health, stood_on: date, day: date) -> pl.DataFrame:
-    """Each account's `band` and `score` at the end of `stood_on`, and whether it `ended` from then to the end of `day` (0 or 1).
+    """Each account's `band`, `score` and `trend` at the end of `stood_on`, and whether it `ended` from then to the end of `day` (0 or 1).
 
     Reads `health_points` of the last hour of `stood_on` and `accounts`.
     """
@@ -98,8 +107,10 @@ def _outcomes_of(work: Work, day: date, horizon: timedelta) -> list[dict[str, An
     measure(work, last_hour(work, stood_on))
     stood = ended_since(work, work.settings.health, stood_on, day)
     rows = []
-    for band in BANDS if len(stood) else ():
-        of_band = stood.filter(pl.col("band") == band)["ended"]
+    falling = pl.col("trend").cast(pl.Float64) <= -work.settings.health.falling
+    groups = {**{band: pl.col("band") == band for band in BANDS}, FALLING: falling}
+    for band, inside in groups.items() if len(stood) else ():
+        of_band = stood.filter(inside)["ended"]
         accounts, ended = len(of_band), int(of_band.sum())
         low, high = wilson(ended, accounts) if accounts else (None, None)
         rate = ended / accounts if accounts else None
@@ -121,7 +132,7 @@ def latest_outcomes(work: Work, evening: date) -> str | None:
     ).pl()
     if newest.is_empty():
         return None
-    rows = newest.sort(pl.col("band").replace_strict({band: place for place, band in enumerate(BANDS)})).to_dicts()
+    rows = newest.sort(pl.col("band").replace_strict({band: place for place, band in enumerate((*BANDS, FALLING))})).to_dicts()
     days, day = rows[0]["horizon_days"], rows[0]["as_of_date"]
     return f"Ended in the {days} days up to {day}, by the band in which they stood before:\n\n{_page(rows)}"
 
@@ -135,16 +146,17 @@ def _page(rows: list[dict[str, Any]]) -> str:
 
 
 def plot_outcomes(work: Work, rows: pa.Table) -> bytes:
-    """A PNG: the share of each band's accounts that ended within the horizon, with its interval, on the last day."""
+    """A PNG: the share of each band's and of the falling accounts that ended within the horizon, with its interval, on the last day."""
     import altair as alt
     import vl_convert as vlc
 
     last = pl.DataFrame(rows).filter(pl.col("as_of_date") == work.window.last_day)
-    shown = pl.DataFrame({"band": BANDS}).join(last, on="band", how="left", maintain_order="left")
+    groups = (*BANDS, FALLING)
+    shown = pl.DataFrame({"band": groups}).join(last, on="band", how="left", maintain_order="left")
     bars = shown.select("band", pl.col("rate", "rate_low", "rate_high").fill_null(0))
     days = work.settings.churn.account_horizon_days
     base = alt.Chart(bars, title=f"Ended within {days} days, by band {days} days before {work.window.last_day}").encode(
-        alt.X("band:N", title=None, sort=list(BANDS), axis=alt.Axis(labelAngle=0))
+        alt.X("band:N", title=None, sort=list(groups), axis=alt.Axis(labelAngle=0))
     )
     rates = base.mark_bar().encode(alt.Y("rate:Q", title="share of the accounts", axis=alt.Axis(format="%")))
     intervals = base.mark_rule(strokeWidth=2).encode(alt.Y("rate_low:Q"), alt.Y2("rate_high:Q"))

@@ -1,0 +1,134 @@
+"""Daily `falling_accounts`: whose health has fallen, since when, and how many new ones there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from itertools import groupby
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.health.outcomes import last_hour, latest_outcomes
+from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hour, last_block, measure, read_usage, score
+from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.tables import Column, Table
+
+_HERE = Path(__file__).parent
+
+SINCE_DAYS = 14
+"""How far back the beginning of a fall is looked for."""
+DAYS_PLOTTED = 30
+
+FALLING_ACCOUNTS = Table(
+    name="falling_accounts",
+    rows_are="account whose health is falling, and day",
+    columns=(
+        Column("as_of_date", "DATE", "Business day at whose end this holds."),
+        Column("account_id", "VARCHAR", "The account."),
+        Column("score", "DECIMAL(4,1)", "Health at the end of the day, as in `account_health`.", "points"),
+        Column("trend", "DECIMAL(4,1)", "Score less the score 28 days ago: at most minus `[health] falling`.", "points"),
+        Column("band", "VARCHAR", "`healthy`, `neutral` or `at risk`."),
+        Column("falling_since", "DATE", f"First day of the fall without a break, {SINCE_DAYS} days before at the earliest."),
+        Column("mrr", "DECIMAL(18,2)", "Monthly recurring revenue; NULL unless it pays.", "currency", nullable=True),
+        Column("currency", "VARCHAR", "Currency of the contract.", nullable=True),
+        Column("reasons", "VARCHAR", "What costs most points, as in `account_health`.", nullable=True),
+    ),
+    key=("as_of_date", "account_id"),
+    grain="day",
+    partition_column="as_of_date",
+)
+
+
+def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
+    """Accounts to call before they are at risk: those whose health lost `[health] falling` points within 28 days.
+
+    A fall shows weeks before a low score does. `falling_since` tells the new ones from those that were on the list before: a list to
+    call from is today's, the new ones first, by what they pay. An account leaves it when its fall has stopped, or its contract has ended.
+
+    How far to believe it stands below and, day by day, in `health_outcomes` under `falling`: how many of the accounts that were
+    falling `[churn] account_horizon_days` ago have ended since, beside all bands.
+
+    The check `nobody_began_to_fall` names the new ones of the newest day that pay most: at most one alert a day, and none while
+    it stays open. A route with `owners = ["team:customer-success"]` under `[[alerts.routes]]` takes it to those who call.
+    """
+    clock = work.platform.clock
+    first = clock.begins(work.window.first_day - timedelta(days=SINCE_DAYS))
+    read_usage(work, first, last_hour(work, work.window.last_day))
+    known = f"as_of_date >= '{work.window.first_day - timedelta(days=1)}' AND as_of_date <= '{work.window.last_day}'"
+    work.read(ACCOUNTS, known, in_memory=True)
+    found: dict[date, pa.Table] = {}
+    # Ends of days that lie whole days apart share their blocks of 24 hours; the clock changes twice a year.
+    for _, days in groupby(work.days, key=lambda day: last_hour(work, day).timestamp() % 86_400):
+        same_time = list(days)
+        measured = len(same_time) + SINCE_DAYS
+        measure(work, last_hour(work, same_time[-1]), measured)
+        score(work, work.settings.health)
+        for back, day in enumerate(reversed(same_time)):
+            block = last_block(measured) - back
+            health = health_of_hour(work, work.settings.health, last_hour(work, day), block)
+            work.connection.register("account_health", health)
+            rows = work.sql(
+                _HERE / "falling_accounts.sql",
+                as_of=day, block=block, blocks=SINCE_DAYS + 1, falling=10 * work.settings.health.falling,
+            )  # fmt: skip
+            found[day] = work.rows_of(FALLING_ACCOUNTS, rows)
+    newest = pl.DataFrame(found[work.window.last_day])
+    began = newest.filter(pl.col("falling_since") == work.window.last_day)
+    began = began.sort(pl.col("mrr").fill_null(0), "trend", "account_id", descending=[True, False, False])
+    work.connection.register("began_to_fall", began.select("account_id", "score", "trend", "mrr").to_arrow())
+    work.metadata["accounts"] = f"{newest.height:,} are falling, {began.height:,} of them since this day"
+    if known_outcomes := latest_outcomes(work, work.window.last_day):
+        work.metadata["what became of those that were falling"] = dg.MetadataValue.md(known_outcomes)
+    return {FALLING_ACCOUNTS.name: pa.concat_tables(found[day] for day in work.days)}
+
+
+def plot_falling(work: Work, rows: pa.Table) -> bytes:
+    """A PNG: accounts that are falling on each day of the window, those that began on the day set apart."""
+    import altair as alt
+    import vl_convert as vlc
+
+    frame = pl.DataFrame(rows).with_columns(
+        began=pl.when(pl.col("falling_since") == pl.col("as_of_date")).then(pl.lit("since this day")).otherwise(pl.lit("before"))
+    )
+    counted = frame.group_by("as_of_date", "began").agg(accounts=pl.len()).sort("as_of_date", "began")
+    recent = counted.filter(pl.col("as_of_date") > work.window.last_day - timedelta(days=DAYS_PLOTTED))
+    bars = alt.Chart(recent, title=f"Accounts that lost {work.settings.health.falling:g} points in 28 days").mark_bar().encode(
+        alt.X("as_of_date:O", title=None, timeUnit="utcyearmonthdate"), alt.Y("accounts:Q", title="accounts"),
+        alt.Color("began:N", title="falling"),
+    )  # fmt: skip
+    return vlc.vegalite_to_png(bars.properties(width=420, height=240).to_json(), scale=1.5)
+
+
+def falling_accounts_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
+    """The daily asset `falling_accounts`."""
+    return table_asset(
+        platform,
+        (FALLING_ACCOUNTS,),
+        falling_accounts,
+        needs=[Needs("account_usage", hourly=True, back=WINDOW_DAYS + SINCE_DAYS), Needs("accounts", back=1)],
+        audits=[
+            Audit(
+                "falls_are_falls",
+                "Who is on the list lost as many points as the settings say, and not before it is looked for.",
+                f"""SELECT as_of_date, account_id, trend, falling_since FROM rows WHERE trend > -{platform.settings.health.falling:g}
+                OR falling_since > as_of_date OR falling_since < as_of_date - {SINCE_DAYS}""",
+            )
+        ],
+        warnings=[
+            Audit(
+                "nobody_began_to_fall",
+                f"No account's health began to fall on the newest day (by `[health] falling` = {platform.settings.health.falling:g} points "
+                "in 28 days); those that pay most are named. No fault of the platform: somebody should call them.",
+                "FROM began_to_fall",
+            )
+        ],
+        settings=("health",),
+        group="saas",
+        owners=("team:customer-success",),
+        plot=plot_falling,
+        condition=condition,
+    )
