@@ -17,7 +17,7 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from analytics_assets.saas.churn.features import Driver, Kind, input_names, inputs_of, segment_of
+from analytics_assets.saas.churn.features import Driver, Kind, input_names, inputs_of, segment_of, signs_of
 from analytics_assets.saas.churn.models import (
     AS_IT_IS,
     CANDIDATES,
@@ -224,7 +224,7 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
             _both_classes(churned[learned], kind, horizon_days)
         except NotEnoughHistory:
             break
-        pair = fit(inputs[learned], churned[learned])
+        pair = fit(inputs[learned], churned[learned], signs_of(drivers))
         tests += _tests(
             pair,
             inputs[tested],
@@ -236,7 +236,7 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
         )
     candidate = winner(tests)
     sigmoid, tests = calibrated(tests, candidate)
-    model = _model(fit(inputs, churned), candidate, sigmoid, inputs, churned, drivers, digest_of(rows, inputs))
+    model = _model(fit(inputs, churned, signs_of(drivers)), candidate, sigmoid, inputs, churned, drivers, digest_of(rows, inputs))
     found = Refit(
         kind, anchor, model, rows.height, len(cut_offs), max(cut_offs) + timedelta(days=horizon_days), tuple(tests), False, ""
     )
@@ -309,10 +309,9 @@ def _model(
 ) -> Model:
     scores = sigmoid(pair.predict(candidate, inputs))
     bins = [deciles(values) for values in (*inputs.T, np.round(scores, 6))]
-    medians = np.array([np.median(known) if len(known := values[~np.isnan(values)]) else 0.0 for values in inputs.T])
     return Model(
         candidate, pair, sigmoid, tuple(input_names(drivers)), float(np.mean(churned)), digest,
-        medians, tuple(edges for edges, _ in bins), tuple(shares for _, shares in bins),
+        tuple(edges for edges, _ in bins), tuple(shares for _, shares in bins),
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """What models know of a subject: the columns of a training set, what is made of them, and how a reason reads.
 
 A driver is one thing that people would name as a reason. Its inputs are the numbers that models take of it, logarithms
-of counts mostly: doubling a small count means as much as doubling a large one.
+of counts mostly: doubling a small count means as much as doubling a large one. Where sense says which way an input goes
+(more use lowers the risk), models may learn nothing else: inputs that go together are not played off against each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,15 +20,38 @@ Kind = Literal["account", "customer"]
 KINDS: tuple[Kind, ...] = ("account", "customer")
 # Segments in which a backtest is shown beside the whole.
 RECENCY_BANDS = (30, 90, 180)
+RAISES, LOWERS, EITHER = 1, -1, 0
+
+
+def _number(figure: pl.Expr) -> pl.Expr:
+    """A figure as it is written: without a fraction where it has none."""
+    rounded = figure.cast(pl.Float64).round(1)
+    whole = rounded.cast(pl.Int64, strict=False).cast(pl.String)
+    return pl.when(rounded == rounded.round(0)).then(whole).otherwise(rounded.cast(pl.String))
+
+
+@dataclass(frozen=True)
+class Input:
+    """A number that models take of a driver, and how it is told.
+
+    `sign` is what more of it may do to the risk. `figure` is the same as people count it, and grows with it; `told` writes it, and
+    stands in `words` for `{}`. A subject whose figure is not known is told `unknown`.
+    """
+
+    value: pl.Expr
+    sign: int
+    figure: pl.Expr
+    words: str
+    told: Callable[[pl.Expr], pl.Expr] = _number
+    unknown: str = "not known"
 
 
 @dataclass(frozen=True)
 class Driver:
-    """A possible reason: the inputs that models take of it by name, and a sentence for a subject."""
+    """A possible reason: the inputs that models take of it, by name."""
 
     name: str
-    inputs: Mapping[str, pl.Expr]
-    words: pl.Expr
+    inputs: Mapping[str, Input]
 
 
 def _count(name: str, meaning: str, unit: str) -> Column:
@@ -76,145 +100,172 @@ def _log(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Float64).clip(lower_bound=0).log1p()
 
 
-def _trend(name: str, days: int) -> pl.Expr:
-    """Logarithm of the last days over the same number of days before them, each with 1 added."""
-    earlier = pl.col(f"{name}_{2 * days}") - pl.col(f"{name}_{days}")
-    return _log(f"{name}_{days}") - earlier.cast(pl.Float64).clip(lower_bound=0).log1p()
+def _counted(name: str, sign: int, words: str, unknown: str = "not known") -> Input:
+    return Input(_log(name), sign, pl.col(name), words, unknown=unknown)
 
 
-def _change(what: str, name: str, days: int) -> pl.Expr:
+def _either(yes: str, no: str) -> Callable[[pl.Expr], pl.Expr]:
+    return lambda figure: pl.when(figure > 0.5).then(pl.lit(yes)).otherwise(pl.lit(no))
+
+
+def _up_or_down(figure: pl.Expr) -> pl.Expr:
+    share = figure.round(0).cast(pl.Int64, strict=False)
+    return pl.format("{} {} %", pl.when(share < 0).then(pl.lit("down")).otherwise(pl.lit("up")), share.abs())
+
+
+def _percent(figure: pl.Expr) -> pl.Expr:
+    return pl.format("{} %", figure.round(0).cast(pl.Int64, strict=False))
+
+
+def _trend(what: str, name: str, days: int) -> Input:
+    """The last days beside as many before them: as models take it, the logarithm of their ratio, each with 1 added."""
     now, before = pl.col(f"{name}_{days}"), pl.col(f"{name}_{2 * days}") - pl.col(f"{name}_{days}")
-    share = ((now / before - 1) * 100).round(0).cast(pl.Int64, strict=False)
-    up_or_down = pl.when(share < 0).then(pl.lit("down")).otherwise(pl.lit("up"))
-    return (
-        pl.when(before > 0)
-        .then(pl.format(what + " {} {} % in {} days", up_or_down, share.abs(), pl.lit(days)))
-        .otherwise(pl.format(what + ": {} in {} days, none in the {} before", now, pl.lit(days), pl.lit(days)))
-    )
+    value = _log(f"{name}_{days}") - before.cast(pl.Float64).clip(lower_bound=0).log1p()
+    nothing_twice = pl.when(now == 0).then(0.0)
+    figure = pl.when(before > 0).then((now / before - 1) * 100).otherwise(nothing_twice)
+    return Input(value, LOWERS, figure, f"{what} {{}} in {days} days", _up_or_down, f"{what} up from none in {days} days")
 
 
 def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
     """Drivers of an account: its contract, how much it is used, and where that is going."""
-    due = pl.col("days_to_renewal") + grace_days <= horizon_days
-    seat_use = pl.col("peak_users_28") / pl.col("seats")
+    due = (pl.col("days_to_renewal") + grace_days <= horizon_days).cast(pl.Float64).fill_null(0.0)
+    days_to_renewal = pl.col("days_to_renewal")
+    seat_use = pl.when(pl.col("seats") > 0).then(pl.col("peak_users_28") / pl.col("seats"))
+    features_a_day = pl.col("feature_days_28") / pl.col("active_days_28").clip(1)
     return (
-        Driver(
-            "trial",
-            {"trial": pl.col("trial")},
-            pl.when(pl.col("trial") == 1).then(pl.lit("on trial")).otherwise(pl.lit("paid contract")),
-        ),
+        Driver("trial", {"trial": Input(pl.col("trial"), EITHER, pl.col("trial"), "{}", _either("on trial", "paid contract"))}),
         Driver(
             "renewal",
             {
-                "renewal_due": due.cast(pl.Float64).fill_null(0.0),
-                "days_to_renewal": pl.col("days_to_renewal").clip(-30, 400) / 30,
+                "renewal_due": Input(
+                    due, RAISES, due, "{}", _either(f"renewal due within {horizon_days} days", "no renewal due so soon")
+                ),
+                "days_to_renewal": Input(
+                    days_to_renewal.clip(-30, 400) / 30,
+                    LOWERS,
+                    days_to_renewal,
+                    "days of paid time left: {}",
+                    unknown="no renewal date",
+                ),
             },
-            pl.format("paid for another {} days", pl.col("days_to_renewal")).fill_null("no renewal date"),
         ),
         Driver(
             "loyalty",
-            {"log_age": _log("account_age_days"), "log_renewals": _log("renewals")},
-            pl.format("renewed {} times in {} days", pl.col("renewals"), pl.col("account_age_days")),
+            {
+                "log_age": _counted("account_age_days", LOWERS, "days since it was first seen: {}"),
+                "log_renewals": _counted("renewals", LOWERS, "renewals so far: {}"),
+            },
         ),
-        Driver("price", {"log_mrr": _log("mrr")}, pl.format("pays {} a month", pl.col("mrr")).fill_null("pays nothing yet")),
+        Driver("price", {"log_mrr": _counted("mrr", EITHER, "pays {} a month", "pays nothing yet")}),
         Driver(
             "changes of plan",
-            {"upgrades": _log("upgrades_90"), "downgrades": _log("downgrades_90")},
-            pl.format("{} upgrades, {} downgrades in 90 days", pl.col("upgrades_90"), pl.col("downgrades_90")),
+            {
+                "upgrades": _counted("upgrades_90", LOWERS, "upgrades in 90 days: {}"),
+                "downgrades": _counted("downgrades_90", RAISES, "downgrades in 90 days: {}"),
+            },
         ),
-        # Inputs that go together by nature are one driver: apart, a model plays them off against each other.
         Driver(
             "use",
             {
-                "log_events": _log("events_28"),
-                "log_sessions": _log("sessions_28"),
-                "log_users": _log("user_days_28"),
-                "active_days": pl.col("active_days_28"),
-                "log_idle": _log("idle_days"),
+                "log_events": _counted("events_28", LOWERS, "events in 28 days: {}"),
+                "log_sessions": _counted("sessions_28", LOWERS, "sessions in 28 days: {}"),
+                "log_users": _counted("user_days_28", LOWERS, "days of people's use in 28 days: {}"),
+                "active_days": Input(pl.col("active_days_28"), LOWERS, pl.col("active_days_28"), "days used of 28: {}"),
+                "log_idle": _counted("idle_days", RAISES, "days since it was last used: {}"),
             },
-            pl.format(
-                "{} events on {} of 28 days, last {} days ago", pl.col("events_28"), pl.col("active_days_28"), pl.col("idle_days")
-            ),
         ),
         Driver(
             "trend of use",
             {
-                "trend_events_7": _trend("events", 7),
-                "trend_events_14": _trend("events", 14),
-                "trend_events_28": _trend("events", 28),
-                "trend_sessions": _trend("sessions", 14),
-                "trend_users_14": _trend("user_days", 14),
-                "trend_users_28": _trend("user_days", 28),
+                "trend_events_7": _trend("events", "events", 7),
+                "trend_events_14": _trend("events", "events", 14),
+                "trend_events_28": _trend("events", "events", 28),
+                "trend_sessions": _trend("sessions", "sessions", 14),
+                "trend_users_14": _trend("active users", "user_days", 14),
+                "trend_users_28": _trend("active users", "user_days", 28),
             },
-            pl.format("{}, {}", _change("events", "events", 14), _change("active users", "user_days", 14)),
         ),
         Driver(
             "features",
             {
-                "features": _log("feature_days_28") - _log("active_days_28"),
-                "trend_features": _trend("feature_days", 14) - _trend("events", 14),
+                "features": Input(
+                    _log("feature_days_28") - _log("active_days_28"), LOWERS, features_a_day, "features used on a day: {}"
+                ),
+                "trend_features": _trend("features used", "feature_days", 14),
             },
-            pl.format(
-                "{} features a day, {}",
-                (pl.col("feature_days_28") / pl.col("active_days_28").clip(1)).round(1),
-                _change("features used", "feature_days", 14),
-            ),
         ),
         Driver(
             "seats",
-            {"seat_use": seat_use.clip(0, 2), "log_seats": _log("seats")},
-            pl.format("{} of {} seats used", pl.col("peak_users_28"), pl.col("seats")).fill_null("no seats named"),
+            {
+                "seat_use": Input(seat_use.clip(0, 2), LOWERS, 100 * seat_use, "seats used: {}", _percent, "no seats named"),
+                "log_seats": _counted("seats", EITHER, "seats: {}", "no seats named"),
+            },
         ),
     )
 
 
 def customer_drivers() -> tuple[Driver, ...]:
     """Drivers of a customer: recency, frequency, monetary, and how these go together."""
-    repeat = pl.col("purchase_days") > 1
+    once = (pl.col("purchase_days") <= 1).cast(pl.Float64)
     gap = (pl.col("tenure_days") - pl.col("recency_days")) / (pl.col("purchase_days") - 1)
-    recent = {f"log_days_{days}": _log(f"purchase_days_{days}") for days in (30, 90, 180)}
+    overdue = pl.when(pl.col("purchase_days") > 1).then(_log("recency_days") - gap.cast(pl.Float64).log1p()).otherwise(0.0)
+    waiting = pl.when(pl.col("purchase_days") > 1).then(pl.col("recency_days") / gap)
+    a_month = pl.when(pl.col("tenure_days") > 0).then(30 * pl.col("purchase_days") / pl.col("tenure_days"))
+    order_value = pl.col("relative_order_value")
     return (
-        Driver("recency", {"log_recency": _log("recency_days")}, pl.format("last purchase {} days ago", pl.col("recency_days"))),
+        Driver("recency", {"log_recency": _counted("recency_days", RAISES, "days since the last purchase: {}")}),
         Driver(
             "frequency",
             {
-                "log_purchases": _log("purchase_days"),
-                "bought_once": (~repeat).cast(pl.Float64),
-                "rate": _log("purchase_days") - _log("tenure_days"),
+                "log_purchases": _counted("purchase_days", LOWERS, "days with a purchase: {}"),
+                "bought_once": Input(once, RAISES, once, "{}", _either("bought once", "bought more than once")),
+                "rate": Input(
+                    _log("purchase_days") - _log("tenure_days"),
+                    LOWERS,
+                    a_month,
+                    "days with a purchase a month: {}",
+                    unknown="new today",
+                ),
             },
-            pl.format("bought on {} days", pl.col("purchase_days")),
         ),
         Driver(
             "recent purchases",
-            recent,
-            pl.format("bought on {} of the last 90 days", pl.col("purchase_days_90")),
+            {
+                f"log_days_{days}": _counted(f"purchase_days_{days}", LOWERS, f"days with a purchase among the last {days}: {{}}")
+                for days in (30, 90, 180)
+            },
         ),
         Driver(
             "rhythm",
-            {"overdue": pl.when(repeat).then(_log("recency_days") - gap.cast(pl.Float64).log1p()).otherwise(0.0)},
-            pl.when(repeat)
-            .then(pl.format("bought every {} days before", gap.round(0).cast(pl.Int64, strict=False)))
-            .otherwise(pl.lit("has no rhythm yet")),
+            {"overdue": Input(overdue, RAISES, waiting, "waiting for {} times the usual gap", unknown="has no rhythm yet")},
         ),
-        Driver("tenure", {"log_tenure": _log("tenure_days")}, pl.format("customer for {} days", pl.col("tenure_days"))),
-        Driver("refunds", {"log_refunds": _log("refunds")}, pl.format("{} refunds", pl.col("refunds"))),
+        Driver("tenure", {"log_tenure": _counted("tenure_days", EITHER, "days since the first purchase: {}")}),
+        Driver("refunds", {"log_refunds": _counted("refunds", EITHER, "refunds: {}")}),
         Driver(
             "order value",
-            {"log_order_value": pl.col("relative_order_value").clip(0.01, 100).log()},
-            pl.format("orders are {} times the usual size", pl.col("relative_order_value").round(1)),
+            {"log_order_value": Input(order_value.clip(0.01, 100).log(), EITHER, order_value, "orders {} times the average")},
         ),
     )
 
 
+def _inputs(drivers: tuple[Driver, ...]) -> dict[str, Input]:
+    return {name: one for driver in drivers for name, one in driver.inputs.items()}
+
+
 def inputs_of(drivers: tuple[Driver, ...], rows: pl.DataFrame) -> np.ndarray:
     """The inputs of models: one row per subject, one column per input in the order of the drivers; NaN where unknown."""
-    columns = [expression.cast(pl.Float64).alias(name) for driver in drivers for name, expression in driver.inputs.items()]
+    columns = [one.value.cast(pl.Float64).alias(name) for name, one in _inputs(drivers).items()]
     return np.ascontiguousarray(rows.select(columns).fill_null(float("nan")).to_numpy().reshape(rows.height, len(columns)))
 
 
 def input_names(drivers: tuple[Driver, ...]) -> list[str]:
     """Names of the columns of `inputs_of`."""
-    return [name for driver in drivers for name in driver.inputs]
+    return list(_inputs(drivers))
+
+
+def signs_of(drivers: tuple[Driver, ...]) -> list[int]:
+    """What more of each column of `inputs_of` may do to the risk."""
+    return [one.sign for one in _inputs(drivers).values()]
 
 
 def segment_of(kind: Kind) -> pl.Expr:

@@ -88,7 +88,6 @@ def _parts(model: Model) -> dict[str, Any]:
         "inputs": list(model.inputs),
         "base_rate": model.base_rate,
         "training_digest": model.training_digest,
-        "medians": model.medians,
         "edges": list(model.edges),
         "shares": list(model.shares),
     }
@@ -102,7 +101,6 @@ def _model(parts: Mapping[str, Any]) -> Model:
         inputs=tuple(parts["inputs"]),
         base_rate=parts["base_rate"],
         training_digest=parts["training_digest"],
-        medians=np.asarray(parts["medians"]),
         edges=tuple(np.asarray(values) for values in parts["edges"]),
         shares=tuple(np.asarray(values) for values in parts["shares"]),
     )

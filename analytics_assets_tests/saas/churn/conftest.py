@@ -19,8 +19,11 @@ from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, IDENTITIES, 
 from analytics_assets.home import Home
 from analytics_assets.operations.automation import when_inputs_changed
 from analytics_assets.retail.orders.assets import ORDERS
-from analytics_assets.saas.churn.assets import churn_assets, churn_models, churn_scores, churn_training_set
+from analytics_assets.saas.churn.assets import churn_assets
+from analytics_assets.saas.churn.churn_models import churn_models
+from analytics_assets.saas.churn.churn_scores import churn_scores
 from analytics_assets.saas.churn.tables import CHURN_BACKTESTS, CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET
+from analytics_assets.saas.churn.training_sets import churn_training_set
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.assets import Platform, Work

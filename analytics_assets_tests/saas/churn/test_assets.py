@@ -12,10 +12,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from analytics_assets.saas.churn import assets, backtest, histories
-from analytics_assets.saas.churn.assets import churn_models, churn_scores, churn_training_set, training_sets
-from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length
+from analytics_assets.retail.ltv.shifted_beta_geometric import Parameters, survival
+from analytics_assets.saas.churn import backtest, histories
+from analytics_assets.saas.churn.churn_models import churn_models
+from analytics_assets.saas.churn.churn_scores import churn_scores
+from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length, renewals_due
+from analytics_assets.saas.churn.plots import plot_models, plot_scores
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET, TRAINING_SETS
+from analytics_assets.saas.churn.training_sets import churn_training_set, training_sets
 from analytics_assets_tests.saas.churn.conftest import Company, Saas
 
 DAY = date(2025, 9, 8)
@@ -34,7 +38,7 @@ def test_planted_decay_is_the_strongest_reason_of_who_is_about_to_leave(saas: Sa
     of_decaying = rows.filter(pl.col("place").is_in(decaying))
     assert of_decaying.height > 20
     first = of_decaying["reasons"].str.split("; ").list.first()
-    named = first.str.starts_with("raises: events down").mean()
+    named = first.str.contains(r"^raises: (events|sessions|active users) down \d+ % in \d+ days \(usual: ").mean()
     assert named is not None
     assert named > 0.7
     assert (of_decaying["band"] == "high").mean() > 0.7
@@ -97,6 +101,22 @@ def test_expected_months_follow_the_published_retention():
     # Published survival of the next five years, over that of the seventh: .491 of the cohort by the model's own .4917.
     years = np.array([0.460, 0.436, 0.414, 0.395, 0.378]).sum() / 0.4898
     assert expected_months(fitted, 12.0, np.array([7]))[0] / 12 == pytest.approx(years, abs=0.02)
+
+
+def test_expected_months_take_the_probability_for_the_horizon_and_the_cohort_afterwards():
+    cohort = Parameters(0.668, 3.806, 0.0, 1000.0)
+    survive = survival(cohort, np.arange(70))
+    # Two renewals so far; half stay over the one that is due: then as those with three.
+    found = expected_months(cohort, 1.0, np.array([2]), np.array([0.5]), np.array([1]))[0]
+    assert found == pytest.approx(0.5 * survive[3:63].sum() / survive[3], abs=1e-3)
+    # A year's contract with no renewal in the horizon may be cancelled all the same; of two renewals due each takes its part.
+    yearly = expected_months(cohort, 12.0, np.array([2]), np.array([0.9]), np.array([0]))[0]
+    assert yearly == pytest.approx(12 * 0.9 * survive[3:8].sum() / survive[2], abs=1e-3)
+    twice = expected_months(cohort, 1.0, np.array([2]), np.array([0.25]), np.array([2]))[0]
+    assert twice == pytest.approx(0.5 + 0.25 * survive[4:63].sum() / survive[4], abs=1e-3)
+    assert renewals_due(np.array([-3, 0, 29, 31, 400]), 1.0, 30).tolist() == [1, 1, 1, 0, 0]
+    assert renewals_due(np.array([0, 10, 29]), 0.25, 30).tolist() == [4, 3, 1]
+    assert renewals_due(np.array([25, 31]), 12.0, 30).tolist() == [1, 0]
 
 
 def test_both_kinds_stand_side_by_side_and_a_home_without_either_is_empty(company: Company):
@@ -278,8 +298,8 @@ def test_plots_are_pictures(saas: Saas, scored: dict[str, pl.DataFrame]):
 
         return company.compute(compute, DAY)
 
-    assert picture(churn_models, assets.plot_models, "churn_models").startswith(b"\x89PNG")
-    assert picture(churn_scores, assets.plot_scores, "churn_scores").startswith(b"\x89PNG")
+    assert picture(churn_models, plot_models, "churn_models").startswith(b"\x89PNG")
+    assert picture(churn_scores, plot_scores, "churn_scores").startswith(b"\x89PNG")
 
 
 def test_nothing_of_another_day_is_needed_for_a_training_set(company: Company):

@@ -20,9 +20,10 @@ from analytics_assets.saas.churn.backtest import (
     serving,
     verdict,
 )
-from analytics_assets.saas.churn.features import customer_drivers, inputs_of
+from analytics_assets.saas.churn.features import customer_drivers, input_names, inputs_of, signs_of
 from analytics_assets.saas.churn.models import (
     BOOSTED,
+    CANDIDATES,
     LOGISTIC,
     MEAN,
     deciles,
@@ -136,14 +137,46 @@ def test_the_candidate_is_not_chosen_by_the_newest_test(made: backtest.Refit):
     assert backtest.winner(flattered) == backtest.winner(made.tests)
 
 
-def test_contributions_of_the_logistic_model_are_its_coefficients_times_the_distance_from_the_median():
+def test_contributions_of_the_logistic_model_are_its_coefficients_times_the_distance_from_the_usual():
     rows = rows_of(500, 6)
     inputs, churned = inputs_of(DRIVERS, rows), rows["churned"].cast(pl.Float64).to_numpy()
-    model = replace(refit(rows, "customer", DAY, 30, DRIVERS).model, pair=fit(inputs, churned), candidate=LOGISTIC)
+    pair = fit(inputs, churned, signs_of(DRIVERS))
+    model = replace(refit(rows, "customer", DAY, 30, DRIVERS).model, pair=pair, candidate=LOGISTIC)
     scaler, regression = model.pair.logistic.named_steps["standardscaler"], model.pair.logistic.named_steps["logisticregression"]
-    by_hand = regression.coef_[0] / scaler.scale_ * (inputs - model.medians) * model.sigmoid.slope
-    found = model.contributions(inputs, [[column] for column in range(inputs.shape[1])])
+    usual = np.median(inputs, axis=0)
+    by_hand = regression.coef_[0] / scaler.scale_ * (inputs - usual) * model.sigmoid.slope
+    found = model.contributions(inputs, [[column] for column in range(inputs.shape[1])], usual)
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
+
+
+def test_without_signs_the_regression_is_that_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    rows = rows_of(500, 6)
+    inputs, churned = inputs_of(DRIVERS, rows), rows["churned"].cast(pl.Float64).to_numpy()
+    imputer, scaler, ours = (step for _, step in fit(inputs, churned).logistic.steps)
+    standardised = scaler.transform(imputer.transform(inputs))
+    theirs = LogisticRegression(C=1.0, max_iter=10_000, tol=1e-10).fit(standardised, churned)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
+    np.testing.assert_allclose(ours.predict_proba(standardised), theirs.predict_proba(standardised), atol=1e-5)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_no_model_learns_that_what_is_good_raises_the_risk(candidate: str):
+    """Labels against all sense (sense = -1: who bought yesterday leaves), and of each input more and less than there is."""
+    rows = rows_of(400, 6, sense=-1.0)
+    inputs, churned = inputs_of(DRIVERS, rows), rows["churned"].cast(pl.Float64).to_numpy()
+    signs = signs_of(DRIVERS)
+    sensible, free = fit(inputs, churned, signs), fit(inputs, churned)
+    against_sense = 0
+    for column, sign in enumerate(signs):
+        more = inputs.copy()
+        more[:, column] += 1.5
+        by = [log_odds(pair.predict(candidate, more)) - log_odds(pair.predict(candidate, inputs)) for pair in (sensible, free)]
+        if sign:
+            assert np.all(by[0] * sign >= -1e-9), input_names(DRIVERS)[column]
+            against_sense += int(np.any(by[1] * sign < -1e-9))
+    assert against_sense > 3
 
 
 def test_labels_that_are_nearly_all_the_same_teach_nothing_and_are_told_so():
@@ -254,9 +287,9 @@ def test_missing_damaged_swapped_and_foreign_files_are_refused_by_name(made: bac
     assert load(tmp_path, model.model_id).model_id == model.model_id
 
 
-def test_a_file_with_other_medians_or_another_base_rate_is_refused(made: backtest.Refit, tmp_path):
+def test_a_file_with_another_base_rate_or_other_edges_is_refused(made: backtest.Refit, tmp_path):
     model = made.model
-    changed = replace(model, base_rate=0.9, medians=model.medians + 1)
+    changed = replace(model, base_rate=0.9, edges=tuple(edges + 1 for edges in model.edges))
     assert changed.model_id == model.model_id
     store(tmp_path / "changed", changed, {})
     store(tmp_path, model, {})
@@ -264,4 +297,4 @@ def test_a_file_with_other_medians_or_another_base_rate_is_refused(made: backtes
     with pytest.raises(ModelFileError, match="is not the file that its card tells of"):
         load(tmp_path, model.model_id)
     store(tmp_path, model, {})
-    np.testing.assert_array_equal(load(tmp_path, model.model_id).medians, model.medians)
+    assert load(tmp_path, model.model_id).base_rate == model.base_rate
