@@ -21,7 +21,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 AS_OF = (
     *("identities", "product_affinity", "customers"),
     *("ltv_hindsight", "cohort_retention", "customer_ltv", "customer_segments"),
-    *("churn_training_set", "churn_models", "churn_scores", "health_outcomes"),
+    *("churn_training_set", "churn_models", "churn_scores", "health_outcomes", "falling_accounts"),
 )
 AS_OF_TABLES = (
     *("identities", "customers", "customer_ltv", "ltv_backtests"),

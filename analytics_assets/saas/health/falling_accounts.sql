@@ -34,7 +34,7 @@ SELECT
     h.score,
     h.trend,
     h.band,
-    CAST($as_of AS DATE) - CAST($block - f.first_block AS INTEGER) AS falling_since,
+    CAST($as_of AS DATE) + CAST(ROUND(f.first_block - $block) AS INTEGER) AS falling_since,
     a.mrr,
     a.currency,
     h.reasons
