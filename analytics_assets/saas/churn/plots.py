@@ -22,19 +22,15 @@ def plot_models(work: Work, rows: pa.Table) -> bytes:
     tenths = outcomes.filter(pl.col("subjects_are").str.starts_with("tenth"))
     bands = outcomes.filter(pl.col("subjects_are").is_in(_BANDS))
     percent = alt.Axis(format="%")
-    right = pl.DataFrame({"kind": ["as said"] * 2, "said": [0.0, 1.0], "came_true": [0.0, 1.0]})
-    points = pl.concat([tenths.select(right.columns), right])
-    reliability = (
-        alt.Chart(points)
-        .mark_line()
-        .encode(
-            alt.X("said:Q", title="probability said", axis=percent),
-            alt.Y("came_true:Q", title="really churned", axis=percent),
-            alt.Color("kind:N", title=None),
-        )
+    most = max(0.1, *(tenths[name].max() or 0.0 for name in ("said", "came_true")))
+    right = alt.Chart(pl.DataFrame({"said": [0.0, most], "came_true": [0.0, most]})).mark_line(color="grey", strokeDash=[4, 4])
+    found = alt.Chart(tenths).mark_line(point=True).encode(alt.Color("kind:N", title=None))
+    reliability = alt.layer(right, found).encode(
+        alt.X("said:Q", title="probability said, by tenths of the subjects", axis=percent),
+        alt.Y("came_true:Q", title="really churned", axis=percent),
     )
     by_band = alt.Chart(bands).mark_bar().encode(
-        alt.X("subjects_are:N", title="band", sort=_BANDS), alt.Y("came_true:Q", title="really churned", axis=percent),
+        alt.X("subjects_are:N", title="band", sort=_BANDS, axis=alt.Axis(labelAngle=0)), alt.Y("came_true:Q", title="really churned", axis=percent),
         alt.XOffset("kind:N"), alt.Color("kind:N", title=None),
     )  # fmt: skip
     return _png(
@@ -51,9 +47,13 @@ def plot_scores(work: Work, rows: pa.Table) -> bytes:
     moved = today.join(before, on=["kind", "subject_id"]).filter(pl.col("band") != pl.col("band_before"))
     moves = moved.group_by(move=pl.format("{}: {} to {}", "kind", "band_before", "band")).len("subjects").sort("move")
     spread = alt.Chart(today.group_by(tenth=(pl.col("probability") * 20).floor() / 20, kind="kind").len("subjects").sort("kind", "tenth")).mark_bar().encode(
-        alt.X("tenth:Q", title="probability of churn", axis=alt.Axis(format="%")), alt.Y("subjects:Q", title="subjects"), alt.Color("kind:N", title=None)
+        alt.X("tenth:Q", title="probability of churn", axis=alt.Axis(format="%")), alt.Y("subjects:Q", title="subjects", scale=alt.Scale(type="symlog")), alt.Color("kind:N", title=None)
     )  # fmt: skip
-    by_move = alt.Chart(moves).mark_bar().encode(alt.X("subjects:Q", title="subjects"), alt.Y("move:N", title=None))
+    by_move = (
+        alt.Chart(moves)
+        .mark_bar()
+        .encode(alt.X("subjects:Q", title="subjects", axis=alt.Axis(tickMinStep=1)), alt.Y("move:N", title=None))
+    )
     return _png(
         _drawn(spread, today, f"Scores ({work.window.last_day})") | _drawn(by_move, moves, "What moved since the day before")
     )

@@ -97,7 +97,8 @@ def plot_falling(work: Work, rows: pa.Table) -> bytes:
     counted = frame.group_by("as_of_date", "began").agg(accounts=pl.len()).sort("as_of_date", "began")
     recent = counted.filter(pl.col("as_of_date") > work.window.last_day - timedelta(days=DAYS_PLOTTED))
     bars = alt.Chart(recent, title=f"Accounts that lost {work.settings.health.falling:g} points in 28 days").mark_bar().encode(
-        alt.X("as_of_date:O", title=None, timeUnit="utcyearmonthdate"), alt.Y("accounts:Q", title="accounts"),
+        alt.X("as_of_date:O", title=None, timeUnit="utcyearmonthdate", axis=alt.Axis(format="%-d %b")),
+        alt.Y("accounts:Q", title="accounts", axis=alt.Axis(tickMinStep=1)),
         alt.Color("began:N", title="falling"),
     )  # fmt: skip
     return vlc.vegalite_to_png(bars.properties(width=420, height=240).to_json(), scale=1.5)
