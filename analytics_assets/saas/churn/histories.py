@@ -177,8 +177,13 @@ class Histories:
         if kind == "account":
             self._register_accounts(day, connection)
         else:
-            named = _named(self._map("customer", day))
+            named = _named(self._map_for("customer", day, connection))
             (connection or self.work.connection).register("customers_then", named.to_arrow())
+
+    def _map_for(self, kind: Kind, day: date, connection: Any = None) -> pl.DataFrame:
+        """The map of a day; what leaks are told by (a connection of its own) makes it again, so that a map of another day shows."""
+        known = self._map(kind, day)
+        return known if connection is None else self._people[kind].as_of(self.end_of(day))[0]
 
     def _features_at(self, kind: Kind, cut_off: date, most: int, connection: Any = None) -> pl.DataFrame:
         self._register(kind, cut_off, connection)
@@ -196,11 +201,12 @@ class Histories:
         """Make readable what `standing.py` says of accounts as known at the end of a day."""
         if connection is None and self._accounts_of == day:
             return
+        who = self._map_for("account", day, connection)
         if connection is None:
             connection, self._accounts_of = self.work.connection, day
         connection.register("first_seen", _NOBODY_SEEN.to_arrow())
         parameters = parameters_of(self.work.settings, day, self.end_of(day))
-        make_readable(connection, self._map("account", day), parameters)
+        make_readable(connection, who, parameters)
 
     def contracts(self, day: date) -> pl.DataFrame:
         """All paid contracts as known at the end of a day: `account_id`, `months`, `bills` and `ended_on`."""

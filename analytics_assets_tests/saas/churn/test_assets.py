@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from analytics_assets.retail.ltv.shifted_beta_geometric import Parameters, survival
+from analytics_assets.saas.accounts.standing import WHENEVER
 from analytics_assets.saas.churn import backtest, histories
 from analytics_assets.saas.churn.churn_models import churn_models
 from analytics_assets.saas.churn.churn_scores import churn_scores
@@ -159,8 +161,14 @@ def shop(company: Company) -> date:
         for offset in sorted(rng.integers(0, 260, 8)):
             day = company.first_day + timedelta(days=int(offset))
             company.bought(f"customer {number}", day, 10, received=day + timedelta(days=int(rng.integers(0, 4)) * 5))
+        company.bought(f"phone {number}", company.first_day + timedelta(days=20), 10)
+        company.alias(f"customer {number}", f"phone {number}", company.first_day + timedelta(days=160))
         account = f"account {number}"
         company.told(f"{account} boss", account, company.first_day, "billed", amount=Decimal(60), months=Decimal(12))
+        for offset in range(30, 260, 30):
+            day = company.first_day + timedelta(days=offset)
+            seats = {"seats": int(rng.integers(1, 9)), "amount": Decimal(60 + offset)}
+            company.told(f"{account} boss", account, day, "upgraded", received=day + timedelta(days=offset % 60), **seats)
         for offset in range(0, 260, 3):
             day = company.first_day + timedelta(days=offset)
             company.used(account, day, int(rng.integers(1, 20)), received=day + timedelta(days=int(rng.integers(0, 3))))
@@ -213,6 +221,34 @@ def test_a_planted_leak_is_refused(leak: str, company: Company, instance: dg.Dag
     assert "point_in_time failed" in why
     assert "The last good partition stands." in why
     assert company.platform.lake.pin(CHURN_TRAINING_SET).version is None
+
+
+def _later_contracts(monkeypatch) -> None:
+    sound = histories.parameters_of
+    monkeypatch.setattr(
+        histories, "parameters_of", lambda settings, day, end: sound(settings, day + timedelta(days=40), WHENEVER)
+    )
+
+
+def _late_contracts(monkeypatch) -> None:
+    sound = histories.parameters_of
+    monkeypatch.setattr(histories, "parameters_of", lambda settings, day, end: sound(settings, day, WHENEVER))
+
+
+def _later_identities(monkeypatch) -> None:
+    sound = histories.Histories._map_of
+    monkeypatch.setattr(histories.Histories, "_map_of", lambda self, kind, day: sound(self, kind, day + timedelta(days=150)))
+
+
+@pytest.mark.parametrize("plant", [_later_contracts, _late_contracts, _later_identities])
+def test_contracts_and_merges_that_were_not_known_at_the_cut_off_are_refused(
+    plant: Callable[[pytest.MonkeyPatch], None], company: Company, monkeypatch
+):
+    day = shop(company)
+    leaks = lambda work: churn_training_set(work) and work.connection.sql("FROM leaks").fetchall()  # noqa: E731
+    assert company.compute(leaks, day) == []
+    plant(monkeypatch)
+    assert company.compute(leaks, day) != []
 
 
 def test_a_label_whose_window_has_not_ended_is_refused(company: Company, instance: dg.DagsterInstance, monkeypatch):
