@@ -85,6 +85,7 @@ DECLARATIONS = {
     "email_sends": ["9c98e039"],
     "account_members": ["ce3aa19a"],
     "health_outcomes": ["d20d4b2b"],
+    "falling_accounts": ["789af442"],
     "churn_backtests": ["60e34ae8"],
     "churn_outcomes": ["581a7ee9"],
     "training_sets": ["6397a200"],

@@ -98,7 +98,7 @@ def test_who_began_to_fall_is_named_by_what_it_pays_and_nobody_else(vendor) -> N
         "inputs_ready": True, "as_declared": True, "falls_are_falls": True, "nobody_began_to_fall": False,
     }  # fmt: skip
     (warned,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "nobody_began_to_fall"]
-    assert warned.severity == dg.AssetCheckSeverity.WARN and "'late'" in warned.metadata["found"].value[0]
+    assert warned.severity == dg.AssetCheckSeverity.WARN and "account_id late" in warned.metadata["found"].value[0]
     assert not any("early" in row or "steady" in row for row in warned.metadata["found"].value)
     (event,) = result.asset_materializations_for_node("falling_accounts")
     assert "data:image/png" in event.metadata["plot"].value
