@@ -16,6 +16,7 @@ from analytics_assets.events.tables import RECORDS
 from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import Stage, StepFailed, catch_up, events_to_run, run_stage
 from analytics_assets.settings import parse_settings
+from analytics_assets.warehouse.memory import PEAK_MEMORY
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 AS_OF = (
@@ -429,6 +430,13 @@ def test_a_day_of_23_hours_has_its_events_in_the_right_hours(new_company, lines)
     assert made.query("SELECT order_date, count(*) FROM orders GROUP BY 1") == [(date(2011, 3, 27), 4)]
     with made.instance() as instance:
         assert len(instance.get_materialized_partitions(dg.AssetKey("events"))) == 23
+
+
+def test_every_table_tells_what_memory_it_took(company) -> None:
+    with company.instance() as instance:
+        for name in ("export_files", "events", "orders", "customer_ltv"):
+            made = instance.fetch_materializations(dg.AssetKey(name), limit=1).records[0].asset_materialization
+            assert made.metadata[PEAK_MEMORY].value > 50 * 2**20, "Python and DuckDB alone take more"
 
 
 # ------------------------------------------------------------------------------------------------------- real exports

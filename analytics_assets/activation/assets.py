@@ -42,6 +42,7 @@ from analytics_assets.retail.recommendations.assets import PRODUCT_RECOMMENDATIO
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS
 from analytics_assets.warehouse.assets import FILL, RETRIES, Platform, Work, code_version, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.tables import Table
 
 _HERE = Path(__file__).parent
@@ -296,7 +297,8 @@ def _asset(
             )
             yield dg.MaterializeResult(metadata={**_NOBODY, "seconds": round(time.monotonic() - started, 3)})
             return
-        with only_passing_faults_retried(name), platform.home.lock(outlet.lock), engine() as connection:
+        memory = PeakMemory()
+        with only_passing_faults_retried(name), platform.home.lock(outlet.lock), memory, engine() as connection:
             work = Work(platform, window, connection, context.log)
             for day in work.days:
                 if outlet.is_final(platform, day):
@@ -314,7 +316,8 @@ def _asset(
                     raise dg.Failure(text, metadata={"reasons": held.reasons}, allow_retries=False) from None
         span = f"{window.first_day}" if window.first_day == window.last_day else f"{window.first_day} to {window.last_day}"
         yield dg.AssetCheckResult(check_name="may_go_out", passed=True, metadata={"partitions": span})
-        yield dg.MaterializeResult(metadata={**figures, "seconds": round(time.monotonic() - started, 3)})
+        spent = {"seconds": round(time.monotonic() - started, 3), PEAK_MEMORY: memory.size}
+        yield dg.MaterializeResult(metadata=figures | spent)
 
     return asset
 

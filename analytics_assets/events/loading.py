@@ -19,6 +19,7 @@ from analytics_assets.settings import Settings
 from analytics_assets.warehouse.assets import RETRIES, Platform, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, declared, engine
 from analytics_assets.warehouse.lake import Lake
+from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 
 _HERE = Path(__file__).parent
 BATCH_BYTES = 256 * 2**20
@@ -281,13 +282,15 @@ def export_files_asset(platform: Platform) -> dg.AssetsDefinition:
 
         Read it as the receipt for the export: the line counts of a row add up.
         """
-        with only_passing_faults_retried("export_files"):
-            yield from _load_and_account(context, platform, config)
+        with only_passing_faults_retried("export_files"), PeakMemory() as memory:
+            yield from _load_and_account(context, platform, config, memory)
 
     return export_files
 
 
-def _load_and_account(context: dg.AssetExecutionContext, platform: Platform, config: LoadConfig) -> Iterator[Any]:
+def _load_and_account(
+    context: dg.AssetExecutionContext, platform: Platform, config: LoadConfig, memory: PeakMemory
+) -> Iterator[Any]:
     loaded = load(platform.settings, platform.home)
     marked = _marked_before(context)
     if config.mark_hours:
@@ -318,6 +321,7 @@ def _load_and_account(context: dg.AssetExecutionContext, platform: Platform, con
             "data through": str(loaded.through),
             "delta_version": lake.pin(EXPORT_FILES).version,
             **({_MARKED: marked.isoformat()} if marked else {}),
+            PEAK_MEMORY: memory.size,
         }
     )
 

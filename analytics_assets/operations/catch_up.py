@@ -23,10 +23,13 @@ from analytics_assets.events.loading import data_through, hours_in
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
 from analytics_assets.warehouse.assets import FILL, FILLS, Platform
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.publishing import publish
 
 AS_OF_DAYS = 30
 # Partitions to recompute that lie closer than this are one run: a run costs more than a few of them.
 MERGE_GAP_DAYS = 7
+# What stages have made shows at the end, and in between no more often than this.
+SECONDS_UNPUBLISHED = 60
 # The tag of the runs that catching up begins in its own process, where no daemon notices their death.
 CATCH_UP = "analytics/catch_up"
 
@@ -302,30 +305,30 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
 
     definitions, versions = build_definitions(platform), code_versions(platform)
     done: list[Done] = []
+    published = time.monotonic()
 
     def remember(names: Iterable[str]) -> None:
         before = platform.home.contents().built_with or {}
         platform.home.remember(built_with=before | {name: versions[name] for name in names if name in versions})
 
     def run(stages: list[Stage]) -> None:
+        nonlocal published
         ahead = Counter(name for stage in stages for name in stage.assets)
         for stage in stages:
             started(stage)
-            # Once a stage, since publishing copies every table.
-            platform.hold_publishing = True
-            try:
-                done.append(run_stage(definitions, instance, stage))
-            finally:
-                platform.hold_publishing = False
-                platform.publish()
+            done.append(run_stage(definitions, instance, stage))
+            if time.monotonic() - published > SECONDS_UNPUBLISHED:
+                publish(platform.home, platform.published_tables)
+                published = time.monotonic()
             ahead.subtract(stage.assets)
             # As soon as the last of its ranges is there: who is killed in a long restatement goes on from here.
             if not done[-1].held_back:
                 remember(name for name in stage.assets if not ahead[name])
 
-    run(events_to_run(platform, instance))
-    check_purchases(platform)
-    run(metrics_to_run(platform, instance, definitions))
+    with platform.publishing_at_the_end():
+        run(events_to_run(platform, instance))
+        check_purchases(platform)
+        run(metrics_to_run(platform, instance, definitions))
     # What was held back was not built: it is tried again, with whatever has changed, by the next run.
     held = {name for one in done if one.held_back for name in one.stage.assets}
     remember(versions.keys() - held)

@@ -19,6 +19,7 @@ from analytics_assets.operations.catch_up import differing_hours, needed_partiti
 from analytics_assets.warehouse.assets import RETRIES, Computation, Platform, Work, in_window, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine, show
 from analytics_assets.warehouse.lake import Window, predicate_for
+from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.tables import Column, Table
 
 CHECK = "recomputes_equal"
@@ -140,7 +141,7 @@ def reproducibility_asset(platform: Platform) -> dg.AssetsDefinition:
 
         Read `equal`: false names the rows that differ, without personal columns.
         """
-        with only_passing_faults_retried(REPRODUCIBILITY.name):
+        with only_passing_faults_retried(REPRODUCIBILITY.name), PeakMemory() as memory:
             now = datetime.now(UTC)
             proved_on = now.astimezone(platform.settings.business.zone).date()
             compared = prove(platform, context.instance, proved_on.isoformat(), context.log)
@@ -161,7 +162,8 @@ def reproducibility_asset(platform: Platform) -> dg.AssetsDefinition:
         different = [f"{one.asset} {one.partition}: {text}" for one in compared for text in one.differences]
         metadata: dict[str, Any] = {"compared": len(compared)} | ({"differences": different} if different else {})
         yield dg.AssetCheckResult(check_name=CHECK, passed=not different, metadata=metadata)
-        yield dg.MaterializeResult(metadata={"dagster/row_count": len(rows), "different": sum(not row["equal"] for row in rows)})
+        counts = {"dagster/row_count": len(rows), "different": sum(not row["equal"] for row in rows)}
+        yield dg.MaterializeResult(metadata={**counts, PEAK_MEMORY: memory.size})
 
     return reproducibility
 

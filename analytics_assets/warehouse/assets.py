@@ -32,6 +32,7 @@ from analytics_assets.partitions import (
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import attach, declared, engine, run, show
 from analytics_assets.warehouse.lake import Lake, LakeError, Pin, Staged, Window, predicate_for
+from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.publishing import publish
 from analytics_assets.warehouse.tables import Table
 
@@ -80,7 +81,7 @@ class Needs:
 class Platform:
     """What every asset is built from: settings, home, clock, and the tables that get published.
 
-    While `hold_publishing` is set, commits do not show in `analytics.duckdb`; who sets it publishes afterwards.
+    While `hold_publishing` is set, commits do not show in `analytics.duckdb`; who sets it publishes.
     `computations` are those of the assets built so far, by asset.
     """
 
@@ -103,6 +104,16 @@ class Platform:
     def publish(self) -> bool:
         """Bring `analytics.duckdb` up to the lake's present state."""
         return not self.hold_publishing and publish(self.home, self.published_tables)
+
+    @contextmanager
+    def publishing_at_the_end(self) -> Iterator[None]:
+        """Let what is committed inside show at once when all of it is over: a publication copies every table."""
+        held, self.hold_publishing = self.hold_publishing, True
+        try:
+            yield
+        finally:
+            self.hold_publishing = held
+            self.publish()
 
 
 @dataclass
@@ -239,8 +250,10 @@ def table_asset(
     )
     def asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
         started = time.monotonic()
-        with only_passing_faults_retried(main.name):
-            yield from _materialize(context, platform, tables, compute, needs, audits, warnings, plot, started, fill == "all")
+        with only_passing_faults_retried(main.name), PeakMemory() as memory:
+            yield from _materialize(
+                context, platform, tables, compute, needs, audits, warnings, plot, started, fill == "all", memory
+            )
 
     return asset
 
@@ -285,6 +298,7 @@ def _materialize(
     plot: Callable[[Work, pa.Table], bytes] | None,
     started: float,
     of_one_make: bool,
+    memory: PeakMemory,
 ) -> Iterator[Any]:
     main = tables[0]
     bounds = context.partition_time_window
@@ -343,10 +357,10 @@ def _materialize(
             image = base64.b64encode(plot(work, rows[main.name])).decode()
             metadata["plot"] = dg.MetadataValue.md(f"![{main.name}](data:image/png;base64,{image})")
     platform.publish()
-    metadata["seconds"] = round(time.monotonic() - started, 3)
+    metadata |= {"seconds": round(time.monotonic() - started, 3), PEAK_MEMORY: memory.size}
 
     by_partition = _by_key(work, main, outcome.digests)
-    of_all = {name: metadata.pop(name) for name in ("delta_version", "seconds", "inputs", "unchanged")}
+    of_all = {name: metadata.pop(name) for name in ("delta_version", "seconds", PEAK_MEMORY, "inputs", "unchanged")}
     for key in keys:
         count, digest = by_partition.get(key, (0, EMPTY_DIGEST))
         # A thousand previews and plots of one range would fill the event log: the page shows those of its last partition.
