@@ -35,3 +35,4 @@ bench: ## measurements beside the alternatives, as ratios
 lock: ## pin the newest allowed versions, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml --extra postgres -c requirements-dev.lock -o requirements-postgres.lock

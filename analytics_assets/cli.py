@@ -1,4 +1,4 @@
-"""The command line: `analytics-assets run | check | accept | sent | health | alerts | alive | versions | restore | ui`. The Makefile calls it."""
+"""The command line, which the Makefile calls: `analytics-assets --help` names its commands."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ def main() -> None:
     restore.add_argument("table", help="for example orders")
     restore.add_argument("version", type=int, help="as `versions` lists it")
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
-    ui.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
+    webserver = commands.add_parser("webserver", help="the web server alone, for systemd and the like")
+    for command in (ui, webserver):
+        command.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
+    webserver.add_argument("--host", default="127.0.0.1", help="an address to listen on; whoever reaches it may start runs")
+    commands.add_parser("daemon", help="the daemon alone: what runs by itself runs by it")
     arguments = parser.parse_args()
     if getattr(arguments, "format", "kissmetrics") not in FORMATS:
         _stop(f"FORMAT={arguments.format}: there is no reader for it. Allowed: {', '.join(FORMATS)}.")
@@ -101,8 +105,10 @@ def main() -> None:
             _restore(settings, home, arguments.table, arguments.version)
         elif arguments.command == "alive":
             sys.exit(_alive(settings, home))
-        else:
+        elif arguments.command == "ui":
             sys.exit(_ui(home, arguments.port))
+        else:
+            _serve(home, _webserver(arguments.host, arguments.port) if arguments.command == "webserver" else _daemon())
     except (SettingsError, HomeError, LakeError, OutboxError, ExportError, StepFailed, SendRefused, NoUsage, OSError) as error:
         _stop(f"{error}{_space_left(home)}")
     except OperationalError as error:
@@ -144,6 +150,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
     from analytics_assets.operations.assets import record_now
     from analytics_assets.operations.catch_up import catch_up, changed_assets, end_dead_runs, run_stage
     from analytics_assets.operations.delivery import watch
+    from analytics_assets.operations.record import open_record
     from analytics_assets.operations.upgrade import upgrade
 
     # Dagster's notes on parameters that may still change are for us, not for the reader of a progress bar.
@@ -157,7 +164,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
         pin_export(home, folder, format)
         batch_started = time.monotonic()
         platform = build_platform(settings, home)
-        with dagster_instance(home) as instance:
+        with open_record(home) as instance:
             end_dead_runs(instance)
             definitions = build_definitions(platform)
             if upgraded := upgrade(platform):
@@ -180,14 +187,14 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
                 tasks.append(progress.add_task(f"{names}  {span}", total=None))
 
             definitions = build_definitions(platform)
-            try:
-                done += catch_up(platform, instance, begin)
-            finally:
-                watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
-                record_now(definitions, instance)
+            with platform.publishing_at_the_end():
+                try:
+                    done += catch_up(platform, instance, begin)
+                finally:
+                    watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
+                    record_now(definitions, instance)
             for task_id in tasks:
                 progress.update(task_id, total=1, completed=1)  # type: ignore[arg-type]
-        platform.publish()
     _report(platform, done, time.monotonic() - batch_started, time.monotonic() - started)
 
 
@@ -227,26 +234,6 @@ def _export_folder(settings: Settings, home: Home, exports: str | None, progress
         write_folder(home.simulation, companies, lambda _, share: progress.update(task, completed=share))
         progress.update(task, completed=1.0)
     return home.simulation
-
-
-@contextmanager
-def dagster_instance(home: Home) -> Iterator[dg.DagsterInstance]:  # type: ignore[name-defined]  # noqa: F821
-    """Dagster's record of this home."""
-    import dagster as dg
-
-    os.environ["DAGSTER_HOME"] = str(_dagster_home(home))
-    with dg.DagsterInstance.get() as instance:
-        yield instance
-
-
-def _dagster_home(home: Home) -> Path:
-    home.dagster.mkdir(parents=True, exist_ok=True)
-    link = home.dagster / "dagster.yaml"
-    if not link.is_symlink() or link.resolve() != PROJECT_ROOT / "dagster.yaml":
-        temporary = home.dagster / f".dagster.yaml.{os.getpid()}"
-        temporary.symlink_to(PROJECT_ROOT / "dagster.yaml")
-        temporary.replace(link)
-    return home.dagster
 
 
 def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seconds: float) -> None:
@@ -456,8 +443,9 @@ def _alive(settings: Settings, home: Home) -> int:
     from datetime import UTC, datetime
 
     from analytics_assets.operations.alive import look
+    from analytics_assets.operations.record import open_record
 
-    with dagster_instance(home) as instance:
+    with open_record(home) as instance:
         found = look(settings, home, instance, datetime.now(UTC))
     console.print(_plain(found.line), highlight=False, soft_wrap=True)
     return 0 if found.alive else 1
@@ -533,13 +521,8 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
 
 def _ui(home: Home, port: int) -> int:
     """Run the web server and the daemon until one of them ends or somebody stops them."""
-    environment = os.environ | {"DAGSTER_HOME": str(_dagster_home(home)), "DAGSTER_DISABLE_TELEMETRY": "1"}
-    programs = Path(sys.executable).parent
-    workspace = str(PROJECT_ROOT / "workspace.yaml")
-    commands = [
-        [str(programs / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port), "-w", workspace],
-        [str(programs / "dagster-daemon"), "run", "-w", workspace],
-    ]
+    commands = [_webserver("127.0.0.1", port), _daemon()]
+    environment = _environment_of_programs(home)
     console.print(f"http://127.0.0.1:{port}  (Ctrl-C stops the web server and the daemon)")
     processes = [subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) for command in commands]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -554,3 +537,28 @@ def _ui(home: Home, port: int) -> int:
             process.terminate()
         for process in processes:
             process.wait()
+
+
+def _serve(home: Home, command: list[str]) -> NoReturn:
+    """Become the web server or the daemon, so that a supervisor watches, limits and restarts each by itself."""
+    environment = _environment_of_programs(home)
+    os.chdir(PROJECT_ROOT)
+    os.execve(command[0], command, environment)
+
+
+_PROGRAMS = Path(sys.executable).parent
+_WORKSPACE = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
+
+
+def _webserver(host: str, port: int) -> list[str]:
+    return [str(_PROGRAMS / "dagster-webserver"), "-h", host, "-p", str(port), *_WORKSPACE]
+
+
+def _daemon() -> list[str]:
+    return [str(_PROGRAMS / "dagster-daemon"), "run", *_WORKSPACE]
+
+
+def _environment_of_programs(home: Home) -> dict[str, str]:
+    from analytics_assets.operations.record import record_environment
+
+    return os.environ | record_environment(home)

@@ -1,7 +1,7 @@
 """Sets up the virtual environment with nothing but the standard library; safe when two start at once.
 
-`python3 analytics_assets/install.py [--dev]` makes `.venv` beside the project from the lock file, with hashes checked, and does
-nothing when that has been done for this lock file.
+`python3 analytics_assets/install.py [--dev | --postgres]` makes `.venv` beside the project from the lock file, with hashes
+checked, and does nothing when that has been done for this lock file.
 """
 
 import fcntl
@@ -39,4 +39,5 @@ def install(lock: str) -> None:
 
 
 if __name__ == "__main__":
-    install("requirements-dev.lock" if "--dev" in sys.argv else "requirements.lock")
+    kind = next((f"-{kind}" for kind in ("dev", "postgres") if f"--{kind}" in sys.argv), "")
+    install(f"requirements{kind}.lock")
