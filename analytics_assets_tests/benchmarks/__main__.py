@@ -23,7 +23,19 @@ from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.kissmetrics import write_export
 from analytics_assets.simulation.retailer import Retailer, simulate
-from analytics_assets_tests.benchmarks import affinity, batch, churn, health, landing, ltv, recommendations, suite, usage, window
+from analytics_assets_tests.benchmarks import (
+    affinity,
+    batch,
+    bookkeeping,
+    churn,
+    health,
+    landing,
+    ltv,
+    recommendations,
+    suite,
+    usage,
+    window,
+)
 from analytics_assets_tests.benchmarks.big_shop import BigShop
 from analytics_assets_tests.benchmarks.comparison import Comparison
 
@@ -66,9 +78,13 @@ def _measured(folder: Path, console: Console) -> Iterator[Comparison]:
         "the benchmark's settings",
     )
     yield landing.measure(export, settings, folder / "homes", REPETITIONS)
-    beside_hand, bookkeeping = batch.measure(settings, folder / "homes", REPETITIONS)
+    beside_hand, spent = batch.measure(settings, folder / "homes", REPETITIONS)
     yield beside_hand
-    for line in bookkeeping:
+    for line in spent:
+        console.print(line)
+    beside_stock, added = bookkeeping.measure(folder / "records", REPETITIONS)
+    yield beside_stock
+    for line in added:
         console.print(line)
     yield from ltv.measure(REPETITIONS)
     yield from affinity.measure(REPETITIONS, folder)

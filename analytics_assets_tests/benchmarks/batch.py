@@ -3,12 +3,11 @@
 from datetime import timedelta
 from pathlib import Path
 
-import dagster as dg
-
 from analytics_assets.definitions import build_definitions, build_platform
 from analytics_assets.events.tables import RECORDS
 from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import AS_OF_DAYS, Done, Stage, run_stage
+from analytics_assets.operations.record import open_record
 from analytics_assets.settings import Settings
 from analytics_assets_tests.benchmarks.by_hand import write_tables
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
@@ -44,8 +43,7 @@ def caught_up(settings: Settings, home: Home) -> list[Done]:
         Stage(("order_items", "orders"), first.isoformat(), last.isoformat(), (last - first).days + 1),
         Stage(("identities", "customers"), as_of.isoformat(), last.isoformat(), (last - as_of).days + 1),
     ]
-    home.dagster.mkdir(parents=True, exist_ok=True)
-    with dg.DagsterInstance.local_temp(str(home.dagster), overrides={"telemetry": {"enabled": False}}) as instance:
+    with open_record(home) as instance:
         return [run_stage(definitions, instance, stage) for stage in stages]
 
 
