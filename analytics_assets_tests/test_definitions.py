@@ -89,7 +89,7 @@ DECLARATIONS = {
     "churn_backtests": ["60e34ae8"],
     "churn_outcomes": ["581a7ee9"],
     "training_sets": ["6397a200"],
-    "batch_runs": ["71a2abe8"],
+    "batch_runs": ["71a2abe8", "c4709581"],
     "alerts": ["283f50d2"],
     "reproducibility": ["9e59c14d"],
 }

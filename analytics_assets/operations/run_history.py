@@ -19,6 +19,7 @@ from dagster import DagsterEventType, DagsterRun, DagsterRunStatus, RunRecord, R
 from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Window, predicate_for
+from analytics_assets.warehouse.memory import PEAK_MEMORY
 from analytics_assets.warehouse.tables import Column, Table
 
 BATCH_RUNS = Table(
@@ -43,9 +44,15 @@ BATCH_RUNS = Table(
             "cost", "DECIMAL(18,6)", "`seconds` at `[operations] price_per_hour` as it was set then; NULL where it was not.",
             "the business's currency", nullable=True,
         ),
+        Column(
+            "peak_memory", "BIGINT",
+            "Largest resident memory of the run's process while the step computed all its partitions; NULL where that is unknown: "
+            "the step failed, or the system is not Linux.", "bytes", nullable=True,
+        ),
     ),
     key=("asset", "partition", "run_id"),
     partition_column="run_date",
+    schema_version=2,
 )  # fmt: skip
 
 ENDED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
@@ -76,6 +83,7 @@ class StepRun:
     ended: datetime | None = None
     failure: str | None = None
     made: dict[str | None, int | None] = field(default_factory=dict)
+    peak_memory: int | None = None
     checks: list[dg.AssetCheckEvaluation] = field(default_factory=list)
 
     @property
@@ -122,7 +130,10 @@ def steps_of(instance: dg.DagsterInstance, run: DagsterRun) -> dict[str, StepRun
         elif kind == DagsterEventType.ASSET_MATERIALIZATION:
             assert event.asset_key is not None
             if step_made := steps.get(event.asset_key.to_user_string()):
-                step_made.made[event.partition] = _rows(event.step_materialization_data.materialization.metadata, event.partition)
+                metadata = event.step_materialization_data.materialization.metadata
+                step_made.made[event.partition] = _rows(metadata, event.partition)
+                if PEAK_MEMORY in metadata:
+                    step_made.peak_memory = metadata[PEAK_MEMORY].value  # type: ignore[assignment]
         elif kind == DagsterEventType.ASSET_CHECK_EVALUATION:
             evaluation = event.asset_check_evaluation_data
             name = evaluation.asset_key.to_user_string()
@@ -184,6 +195,7 @@ def rows_of_run(platform: Platform, record: RunRecord, steps: Mapping[str, StepR
                 "run_retry": int(run.tags.get("dagster/retry_number", 0)),
                 "backfill": run.tags.get("dagster/backfill"),
                 "cost": _cost(seconds, platform.settings.operations.price_per_hour),
+                "peak_memory": step.peak_memory,
             }
             for partition in step.partitions
         ]

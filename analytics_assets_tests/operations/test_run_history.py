@@ -13,6 +13,7 @@ from analytics_assets.operations.catch_up import CATCH_UP, end_dead_runs
 from analytics_assets.operations.run_history import BATCH_RUNS, record_runs
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.memory import PEAK_MEMORY
 
 SETTINGS = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-10-29\n'
 DAYS = dg.DailyPartitionsDefinition("2011-10-29", timezone="Europe/London")
@@ -42,7 +43,7 @@ def definitions(flaky: int = 0, broken: bool = False) -> dg.Definitions:
 
     @dg.asset
     def loader():
-        yield dg.MaterializeResult(metadata={"dagster/row_count": 7})
+        yield dg.MaterializeResult(metadata={"dagster/row_count": 7, PEAK_MEMORY: 300 * 2**20})
 
     return dg.Definitions([first, second, third, loader])
 
@@ -106,6 +107,13 @@ def test_an_asset_without_partitions_has_rows_and_no_partition(platform, instanc
     run(definitions(), instance, "loader")
     record_runs(platform, instance)
     assert rows(platform, "asset, partition, rows, partitions, backfill, run_retry") == [("loader", None, 7, 1, None, 0)]
+
+
+def test_peak_memory_is_that_of_the_step_and_unknown_where_the_step_does_not_tell(platform, instance) -> None:
+    run(definitions(broken=True), instance, "first", "second", **RANGE)
+    run(definitions(), instance, "loader")
+    record_runs(platform, instance)
+    assert rows(platform, "DISTINCT asset, peak_memory") == [("first", None), ("loader", 300 * 2**20), ("second", None)]
 
 
 def test_a_worker_that_dies_leaves_a_failure_that_lasts_until_dagster_saw_it(platform, instance) -> None:
