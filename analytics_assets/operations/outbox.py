@@ -116,7 +116,8 @@ class Outbox:
             yield self._open
             return
         if not writing:
-            connection = sqlite3.connect(f"{self.file.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+            # Not `ro`: who comes first after a process that was killed in a transaction must roll it back, to read too.
+            connection = sqlite3.connect(f"{self.file.resolve().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
         else:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.file, timeout=BUSY_SECONDS, isolation_level=None)

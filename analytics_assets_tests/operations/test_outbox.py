@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -98,6 +100,26 @@ def test_what_nobody_delivers_is_overdue(outbox) -> None:
 def test_an_outbox_that_is_not_there_is_empty_and_asking_makes_none(outbox) -> None:
     assert outbox.alerts() == [] and outbox.undelivered() == {} and outbox.note("x") is None and outbox.seen_until() is None
     assert not outbox.file.exists()
+
+
+KILLED_IN_A_TRANSACTION = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE notes SET value = 'half written'")
+connection.executemany("INSERT INTO notes VALUES (?, ?)", [(f"n{number}", "x" * 500) for number in range(500)])
+os._exit(9)
+"""
+
+
+def test_who_reads_after_a_kill_in_a_transaction_sees_what_was_before_it(outbox) -> None:
+    """The sensor reads first: it failed at every tick, for ever."""
+    outbox.raise_alert(alert(), NOW)
+    outbox.take_note("watched_at", "before")
+    subprocess.run([sys.executable, "-c", KILLED_IN_A_TRANSACTION, str(outbox.file)], check=False)
+    assert outbox.file.with_name(f"{outbox.file.name}-journal").exists(), "the transaction had reached the file"
+    assert outbox.note("watched_at") == "before" and len(outbox.alerts()) == 1 and outbox.note("n1") is None
 
 
 def raise_many(file, worker: int) -> None:
