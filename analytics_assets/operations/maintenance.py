@@ -40,7 +40,8 @@ def maintain(platform: Platform, instance: dg.DagsterInstance, now: datetime) ->
     for asset, computation in platform.computations.items():
         taken_out |= _thin_out(platform, instance, asset, computation)
     since = kept_since(platform, now)
-    tables = sorted(path.parent for path in platform.home.lake.glob("*/_delta_log"))
+    # A folder without a version is of a writer that was killed while it made the table, or is just making it.
+    tables = sorted(path for path in platform.home.lake.glob("*") if DeltaTable.is_deltatable(str(path)))
     return [_maintain(table, since, now, taken_out.get(table.name, 0)) for table in tables]
 
 
