@@ -104,7 +104,9 @@ def _build(home: Home, tables: Sequence[Table]) -> None:
     link.replace(home.database)
     _write_atomically(home.published / "versions.json", json.dumps(_contents(home, pins)))
     for number in numbers[: -VERSIONS_KEPT + 1]:
-        (home.published / f"analytics-{number:06}.duckdb").unlink(missing_ok=True)
+        # With the WAL of who opened it to write and died.
+        for path in home.published.glob(f"analytics-{number:06}.duckdb*"):
+            path.unlink()
 
 
 def _publish_table(connection: duckdb.DuckDBPyConnection, table: Table, pins: dict[str, Pin]) -> None:

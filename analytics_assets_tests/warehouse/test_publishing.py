@@ -69,6 +69,16 @@ def test_only_the_newest_versions_are_kept(home, store) -> None:
     assert not list(home.published.glob("building*"))
 
 
+def test_a_careless_writers_wal_goes_with_its_version(home, store) -> None:
+    store("0")
+    wal = home.database.resolve().with_suffix(".duckdb.wal")
+    wal.write_bytes(b"of who died")
+    for number in range(VERSIONS_KEPT):
+        assert wal.exists()
+        store(str(number + 1))
+    assert not wal.exists() and len(versions(home)) == VERSIONS_KEPT
+
+
 def test_a_published_version_is_not_writable(home, store) -> None:
     store("a")
     assert home.database.stat().st_mode & 0o222 == 0
