@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from analytics_assets.activation.campaign import (
     BUY_AGAIN_SHARE,
@@ -95,9 +97,9 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
     if broken := broken_promises(campaign.recipients, contacts, activation, names):
         raise HeldBack([f"the list would break a promise: {text}" for text in broken])
     files = {"holdout.parquet": campaign.holdout.height}
-    campaign.holdout.write_parquet(folder / "holdout.parquet")
+    _write_parquet(campaign.holdout, folder / "holdout.parquet")
     for stem, frame in (("recipients", campaign.recipients), ("delta", campaign.delta), ("removed", campaign.removed)):
-        frame.write_parquet(folder / f"{stem}.parquet")
+        _write_parquet(frame, folder / f"{stem}.parquet")
         files[f"{stem}.parquet"] = frame.height
         for number, (part, text) in enumerate(csv_parts(frame), 1):
             name = f"{stem}.csv" if number == 1 else f"{stem}-{number}.csv"
@@ -114,6 +116,13 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
         "made_with": made_with(work.platform),
     }
     return Made(files, content, {"dagster/row_count": campaign.recipients.height, **counts, **delta})
+
+
+def _write_parquet(frame: pl.DataFrame, file: Path) -> None:
+    """Write a frame by way of memory: to Polars a full disk is an error in the data, which nobody would try again."""
+    content = io.BytesIO()
+    frame.write_parquet(content)
+    file.write_bytes(content.getbuffer())
 
 
 def onsite_recommendations(work: Work, day: date, folder: Path) -> Made:
@@ -354,10 +363,11 @@ def _status_kept(platform: Platform, channel: Channel, day: date) -> Iterator[No
     except HeldBack as held:
         channel.write_status(due, day, held.reasons)
         raise
-    except OSError as error:
-        # On a full disk there may be no room for the status either.
+    except Exception as error:
+        # The words of a fault in the data may name somebody. On a full disk there may be no room for the status either.
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else f"{type(error).__name__}: see the run"
         with contextlib.suppress(OSError):
-            channel.write_status(due, day, [error.strerror or str(error)])
+            channel.write_status(due, day, [why])
         raise
     channel.write_status(due, day, [])
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
+
+from analytics_assets.activation.generations import Channel
 
 DAY, NEXT = date(2026, 3, 3), date(2026, 3, 4)
 
@@ -169,20 +174,45 @@ def test_suppressed_addresses_and_customers_are_on_no_list(evening, tmp_path) ->
     assert manifest["suppression_file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_a_full_disk_leaves_the_last_list_whole_and_is_seen(evening, monkeypatch, why_of) -> None:
-    evening.run("email_campaign", day=date(2026, 3, 2))
-    before = contents(evening.folder("email", date(2026, 3, 2)))
-
-    def full(*_args, **_more):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+def test_a_full_disk_leaves_the_last_list_whole_and_is_seen(evening, monkeypatch) -> None:
+    """The kernel says that there is no room, whatever writes: to Polars that would be an error in the data, and final."""
+    building = Channel.building
     monkeypatch.setattr("analytics_assets.activation.assets.RETRIES", dg.RetryPolicy(max_retries=1, delay=0))
-    result = evening.run("email_campaign", day=DAY)
-    assert not result.success and len([e for e in result.all_events if e.event_type_value == "STEP_RESTARTED"]) == 1
-    assert not evening.folder("email").exists() and contents(evening.folder("email", date(2026, 3, 2))) == before
-    assert not (evening.folder("email").parent / "generations" / ".building").exists()
-    assert evening.status("email")["reasons"] == ["No space left on device"]
+    for channel, asset, files in (
+        ("email", "email_campaign", ("holdout.parquet", "recipients.parquet", "recipients.csv", "manifest.json")),
+        ("onsite", "onsite_recommendations", ("customers.jsonl",)),
+    ):
+        evening.run(asset, day=date(2026, 3, 2))
+        before = contents(evening.folder(channel, date(2026, 3, 2)))
+        for file in files:
+
+            @contextlib.contextmanager
+            def no_room(self: Channel, file: str = file) -> Iterator[Path]:
+                with building(self) as folder:
+                    (folder / file).symlink_to("/dev/full")
+                    yield folder
+
+            monkeypatch.setattr(Channel, "building", no_room)
+            result = evening.run(asset, day=DAY)
+            assert not result.success and len([e for e in result.all_events if e.event_type_value == "STEP_RESTARTED"]) == 1, file
+            assert not evening.folder(channel).exists() and contents(evening.folder(channel, date(2026, 3, 2))) == before
+            assert not (evening.folder(channel).parent / "generations" / ".building").exists()
+            status = evening.status(channel)
+            assert (status["state"], status["asked_for"], status["reasons"]) == ("held", f"{DAY}", ["No space left on device"])
+        monkeypatch.setattr(Channel, "building", building)
+        assert evening.run(asset, day=DAY).success and evening.status(channel)["reasons"] == []
+
+
+def test_a_fault_that_nobody_foresaw_stands_in_the_status_without_its_words(evening, monkeypatch) -> None:
+    evening.run("email_campaign", day=date(2026, 3, 2))
+
+    def broken(*_args: object) -> None:
+        raise ValueError("ann@x.test")
+
+    monkeypatch.setattr("analytics_assets.activation.assets.make_campaign", broken)
+    assert not evening.run("email_campaign", day=DAY).success
+    status = evening.status("email")
+    assert (status["state"], status["reasons"], status["last_good_day"]) == ("held", ["ValueError: see the run"], "2026-03-02")
 
 
 def test_the_site_has_every_customer_and_product_by_key(evening) -> None:
