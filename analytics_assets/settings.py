@@ -366,7 +366,8 @@ class Recommendations(_Table):
     """The lists of each customer: how long, from how much history, and what must not stand in them.
 
     `buy_again` leaves out what was bought in the last `rest_days`; both lists leave out what the customer returned, what
-    nobody bought in the last `assortment_days`, and the excluded products and categories.
+    nobody bought in the last `assortment_days`, and the excluded products and categories: of categories, letter case and spaces
+    aside.
     """
 
     length: Annotated[int, Field(ge=1, le=100)] = 20
@@ -374,7 +375,7 @@ class Recommendations(_Table):
     rest_days: Annotated[int, Field(ge=0, le=365)] = 3
     assortment_days: Annotated[int, Field(ge=1, le=3650)] = 90
     excluded_products: tuple[str, ...] = ()
-    excluded_categories: tuple[str, ...] = ()
+    excluded_categories: Names = ()
 
 
 class Activation(_Table):

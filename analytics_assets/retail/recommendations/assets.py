@@ -174,7 +174,7 @@ def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease:
     offered = catalogue.select(
         (pl.col("last_date") >= oldest)
         & ~pl.col("product_id").is_in(settings.excluded_products)
-        & ~pl.col("category").is_in(settings.excluded_categories).fill_null(False)
+        & ~_without_case(pl.col("category")).is_in(settings.excluded_categories).fill_null(False)
     ).to_series().to_numpy()  # fmt: skip
     sold, sold_lately = (catalogue[column].to_numpy() / 1e6 for column in ("sold", "sold_lately"))
     popular = np.lexsort((catalogue["product"].to_numpy(), -sold, -sold_lately))
@@ -182,6 +182,11 @@ def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease:
         with_ease = len(catalogue) <= MOST_PRODUCTS_OF_EASE
     models = candidates(histories.bought, trend(sold, sold_lately), with_ease)
     return Night(catalogue, histories, offered, popular[offered[popular]], models, settings)
+
+
+def _without_case(name: pl.Expr) -> pl.Expr:
+    """A name as the settings hold it."""
+    return name.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def evaluated(work: Work, day: date, people: pl.DataFrame, with_ease: bool) -> pl.DataFrame:

@@ -19,4 +19,6 @@ SELECT as_of_date, product_id
 FROM known
 WHERE last_sold > as_of_date - CAST($assortment_days AS INTEGER)
     AND NOT LIST_CONTAINS(CAST($excluded_products AS VARCHAR[]), product_id)
-    AND NOT COALESCE(LIST_CONTAINS(CAST($excluded_categories AS VARCHAR[]), category), false)
+    AND NOT COALESCE(LIST_CONTAINS(
+        CAST($excluded_categories AS VARCHAR[]), TRIM(REGEXP_REPLACE(LOWER(category), '\s+', ' ', 'g'))
+    ), false)
