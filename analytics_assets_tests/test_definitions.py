@@ -252,7 +252,7 @@ def test_published_tables_have_at_least_the_columns_that_others_rely_on() -> Non
         "order_items": "order_id kind order_date line product_id product_name category quantity price",
         "customers": "as_of_date customer_id first_order_date last_order_date orders currency net_revenue",
         "customer_ltv": "as_of_date customer_id orders currency net_revenue probability_alive expected_orders expected_revenue "
-        "expected_revenue_low expected_revenue_high lifetime_value horizon_days model",
+        "expected_revenue_low expected_revenue_high interval_probability lifetime_value horizon_days model",
         "customer_segments": "as_of_date customer_id recency_days frequency monetary r f m segment previous_segment",
         "cohort_retention": "as_of_date cohort period customers active retention net_revenue",
         "product_affinity": "as_of_date product_id related_product_id baskets support confidence lift rank",

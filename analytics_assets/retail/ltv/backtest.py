@@ -104,10 +104,11 @@ class Factors:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A forecast from a cut-off, before any factor, and what came true in the tested days."""
+    """A model as of a cut-off, its forecast before any factor, and what came true in the tested days."""
 
     cut_off: date
     known: CustomerSummary
+    model: LtvModel
     found: LtvForecast
     actual_orders: Floats
     actual_revenue: Floats
@@ -205,7 +206,11 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
 
     revenue_windows = _windows(snapshots, tested_days, lambda s: (s.found.expected_revenue, s.actual_revenue))
     order_windows = _windows(snapshots, tested_days, lambda s: (s.found.expected_orders, s.actual_orders))
-    tests = [test for snapshot in snapshots for test in _tests(snapshot, snapshots, revenue_windows, tested_days)]
+    tests = [
+        test
+        for snapshot in snapshots
+        for test in _tests(snapshot, snapshots, revenue_windows, order_windows, tested_days, coverage, season)
+    ]
     candidate = winner(tests)
     trees = None if candidate == PROBABILISTIC else learn(_lessons(snapshots))
     accepted, reason = verdict([test for test in tests if test.candidate == candidate])
@@ -284,16 +289,14 @@ def serving(day: date, refit_at: Callable[[date], Refit]) -> Serving:
 def scored(
     found: Refit, rows: pl.DataFrame, day: date, horizon_days: int, annual_discount_rate: float, coverage: float
 ) -> tuple[LtvForecast, Factors]:
-    """The forecast that a refit makes at the end of a day, its anchor or later, one row per customer of `rows` (as of `known_at`).
-
-    Intervals are scaled like the expected revenue of their customer, so that a zero stays one.
-    """
+    """The forecast that a refit makes at the end of a day, its anchor or later, one row per customer of `rows` (as of `known_at`)."""
     known = summary_of(rows, day, found.season)
     weeks_until = partial(found.season.weeks_until, day)
-    raw = forecast(found.model, known, horizon_days, annual_discount_rate, coverage, weeks_until)
-    revenue = _revenue(found.candidate, found.trees, known, raw.expected_revenue)
     factors = Factors(factor_for(found.revenue_windows, day, horizon_days), factor_for(found.order_windows, day, horizon_days))
-    return _scaled(raw, revenue * factors.revenue.value, raw.expected_orders * factors.orders.value), factors
+    busy = factors.orders.value
+    raw = forecast(found.model, known, horizon_days, annual_discount_rate, coverage, weeks_until, busy)
+    revenue = _revenue(found.candidate, found.trees, known, raw.expected_revenue)
+    return _with_revenue(raw, revenue * (factors.revenue.value / busy)), factors
 
 
 def covered(found: LtvForecast, actual_revenue: Floats) -> float:
@@ -302,11 +305,11 @@ def covered(found: LtvForecast, actual_revenue: Floats) -> float:
     return float(np.mean((actual_revenue >= low) & (actual_revenue <= high)))
 
 
-def _scaled(raw: LtvForecast, revenue: Floats, orders: Floats) -> LtvForecast:
+def _with_revenue(raw: LtvForecast, revenue: Floats) -> LtvForecast:
+    """The forecast with another expected revenue; each interval is stretched like that of its customer."""
     ratio = revenue / raw.expected_revenue
     return replace(
         raw,
-        expected_orders=orders,
         expected_revenue=revenue,
         expected_revenue_low=raw.expected_revenue_low * ratio,
         expected_revenue_high=raw.expected_revenue_high * ratio,
@@ -324,8 +327,9 @@ def _snapshot(purchases: pl.DataFrame, cut_off: date, days: int, coverage: float
     known = known_at(purchases, cut_off)
     summary = summary_of(known, cut_off, season)
     later = came_true(purchases, known, cut_off, days)
-    found = forecast(fit(summary), summary, days, 0.0, coverage, partial(season.weeks_until, cut_off))
-    return _Snapshot(cut_off, summary, found, later["orders"].to_numpy(), later["revenue"].to_numpy())
+    model = fit(summary)
+    found = forecast(model, summary, days, 0.0, coverage, partial(season.weeks_until, cut_off))
+    return _Snapshot(cut_off, summary, model, found, later["orders"].to_numpy(), later["revenue"].to_numpy())
 
 
 def _windows(snapshots: Sequence[_Snapshot], days: int, of: Callable[[_Snapshot], tuple[Floats, Floats]]) -> dict[date, Window]:
@@ -349,16 +353,30 @@ def _lessons(snapshots: Sequence[_Snapshot]) -> list[Lesson]:
     return [Lesson(s.known, s.found.expected_revenue, s.actual_revenue) for s in snapshots if np.sum(s.actual_revenue) > 0]
 
 
-def _tests(at: _Snapshot, snapshots: Sequence[_Snapshot], windows: Mapping[date, Window], days: int) -> list[Trial]:
+def _tests(
+    at: _Snapshot,
+    snapshots: Sequence[_Snapshot],
+    revenue_windows: Mapping[date, Window],
+    order_windows: Mapping[date, Window],
+    days: int,
+    coverage: float,
+    season: Season,
+) -> list[Trial]:
     earlier = _ended(snapshots, at.cut_off, days)
-    factor = factor_for([windows[s.cut_off] for s in earlier if s.cut_off in windows], at.cut_off, days).value
+    factor, busy = (
+        factor_for([windows[s.cut_off] for s in earlier if s.cut_off in windows], at.cut_off, days).value
+        for windows in (revenue_windows, order_windows)
+    )
+    raw = at.found
+    if busy != 1:
+        raw = forecast(at.model, at.known, days, 0.0, coverage, partial(season.weeks_until, at.cut_off), busy)
     lessons = _lessons(earlier)
     trees = learn(lessons) if lessons else None
     actual = at.actual_revenue
     tests = []
     for candidate in CANDIDATES if trees else (PROBABILISTIC,):
         revenue = _revenue(candidate, trees, at.known, at.found.expected_revenue) * factor
-        said = _scaled(at.found, revenue, at.found.expected_orders)
+        said = _with_revenue(raw, revenue)
         tests.append(
             Trial(
                 cut_off=at.cut_off,

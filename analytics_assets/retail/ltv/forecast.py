@@ -89,7 +89,10 @@ class LtvForecast:
     The interval is that of one customer's revenue, not of its expectation. Where buying nothing is likelier than the
     lower tail (10 % for a coverage of 80 %), `expected_revenue_low` is 0 and all of the uncovered probability lies
     above `expected_revenue_high`; where it is likelier than the coverage, both are 0, although the expectation is not.
-    `interval_probability` is what each interval states: the coverage, or P(no purchase) where that is more.
+    `interval_probability` is what each interval states: the coverage, or P(no purchase) where that is more. No interval of such a
+    customer holds just the coverage: nothing is one outcome, to be taken whole or left out. Those that do are drawn by lot (Geyer
+    and Meeden 2005, "Fuzzy and randomized confidence intervals and p-values", Statistical Science 20) and would tell some who will
+    probably buy nothing that they will buy, so each says what it holds instead.
     """
 
     probability_alive: Floats
@@ -134,14 +137,20 @@ def forecast(
     annual_discount_rate: float = 0.0,
     coverage: float = 0.8,
     weeks_until: Callable[[float], float] = calendar_weeks,
+    orders_factor: float = 1.0,
 ) -> LtvForecast:
     """Forecast orders (purchase days) and revenue of the next `horizon_days`, one row per customer.
 
     Expected revenue is E[N] times the expected spend. With a discount rate, each period's share of E[N] is discounted
     from its middle, and the interval is scaled alike; `expected_orders` is never discounted. A customer whose spend
     is unknown is given the population's mean. `weeks_until` tells the weeks of the models' clock within so many days from now
-    (`season.py`), on which the summary must have been taken too. Raises ValueError unless the horizon is positive, the rate at
-    least 0 and the coverage between 0 and 1.
+    (`season.py`), on which the summary must have been taken too.
+
+    `orders_factor` multiplies expected orders and revenue. To the interval it is a clock that runs so much faster: where half as many
+    orders again are to come, fewer customers buy nothing. With intervals that were only stretched, simulated shops had 2.2 to 3.7 %
+    more buyers before Christmas among those from 0 to 0 than was stated, and so 0 to 0.7 %; after it 1.6 to 2.3 % and 0.4 to 0.8 % fewer.
+
+    Raises ValueError unless the horizon is positive, the rate at least 0 and the coverage between 0 and 1.
     """
     if not 0 < horizon_days < np.inf:
         raise ValueError(f"horizon_days must be positive, not {horizon_days}")
@@ -152,11 +161,17 @@ def forecast(
     spend_days = np.where(summary.has_spend, summary.purchase_days, 0.0)
     (x, t_x, T, n), place = summary.distinct
     p = model.spend.p
+    weeks = weeks_until(horizon_days)
     future = mbg_nbd.future_purchases(
-        model.purchases, weeks_until(horizon_days), x, t_x, T, lambda orders: np.stack((orders, psi(p * orders)))
+        model.purchases, orders_factor * weeks, x, t_x, T, lambda orders: np.stack((orders, psi(p * orders)))
     )
-    orders, digamma_of_orders = future.expectations
-    low, high = revenue_interval(p, model.spend.q + p * n, future.probability_some, orders, digamma_of_orders, coverage)
+    likely, digamma_of_orders = future.expectations
+    low, high = revenue_interval(p, model.spend.q + p * n, future.probability_some, likely, digamma_of_orders, coverage)
+    if orders_factor == 1:
+        orders = likely
+    else:
+        orders = orders_factor * future.probability_alive * mbg_nbd.purchases_while_alive(model.purchases, weeks, x, T)
+        low, high = low * orders / likely, high * orders / likely
     present = discount_factors(model.purchases, x, T, horizon_days, annual_discount_rate, weeks_until)
     _, rate = gamma_gamma.posterior(model.spend, spend_days, summary.mean_spend)
     mean = gamma_gamma.expected_mean_spend(model.spend, spend_days, summary.mean_spend)

@@ -38,6 +38,7 @@ LTV_HINDSIGHT = Table(
         Column("bias", "DOUBLE", "Expected over actual revenue, less 1: negative is too low.", "-1 to infinity", nullable=True),
         Column("mae", "DOUBLE", "Mean absolute error of a customer's revenue.", "currency"),
         Column("coverage", "DOUBLE", "Share of customers who ended up inside their interval.", "0 to 1"),
+        Column("stated_coverage", "DOUBLE", "What the intervals had said of that share.", "0 to 1"),
         Column(
             "best_tenth_expected",
             "DOUBLE",
@@ -53,11 +54,8 @@ LTV_HINDSIGHT = Table(
 )
 
 
-def looked_back(
-    purchases: pl.DataFrame, day: date, days_ago: int, served: Serving, coverage: float
-) -> tuple[dict[str, Any], float]:
-    """One row: what `served`, the refit of `days_ago` before `day`, says of the days since, beside what came true; and what share
-    of customers its intervals said would end up inside.
+def looked_back(purchases: pl.DataFrame, day: date, days_ago: int, served: Serving, coverage: float) -> dict[str, Any]:
+    """One row: what `served`, the refit of `days_ago` before `day`, says of the days since, beside what came true.
 
     `purchases` as in `backtest.py`, up to the end of `day`; undiscounted. What is past is known as of the earlier day; who is who,
     as of `day`: what a customer did under a name that was tied later counts as theirs.
@@ -69,7 +67,7 @@ def looked_back(
     actual, expected = later["revenue"].to_numpy(), found.expected_revenue
     total, said = float(np.sum(actual)), float(np.sum(expected))
     best = np.argsort(-expected, kind="stable")[: -(-len(expected) // 10)]
-    row = {
+    return {
         "days_ago": days_ago,
         "horizon_days": days_ago,
         "customers": len(known),
@@ -80,11 +78,11 @@ def looked_back(
         "bias": round(said / total - 1, 6) if total > 0 else None,
         "mae": round(float(np.mean(np.abs(actual - expected))), 4),
         "coverage": round(covered(found, actual), 6),
+        "stated_coverage": round(float(np.mean(found.interval_probability)), 6),
         "best_tenth_expected": round(float(np.sum(expected[best])) / said, 6),
         "best_tenth_actual": round(float(np.sum(actual[best])) / total, 6) if total > 0 else None,
         "model": f"{served.refit.candidate}, refit of {served.refit.anchor}",
     }
-    return row, float(np.mean(found.interval_probability))
 
 
 def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
@@ -93,8 +91,8 @@ def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
     The method is that of `customer_ltv`, with what was known on the earlier day: the refit that would have served it, and the
     purchases up to it. Nothing is taken from what was published then, so that a backfill tells the same.
 
-    Read `bias` first: how far the total was off (-0.10: a tenth too low). Then `coverage`, which the sentence of the currency shows
-    beside the share that the intervals stated: `[ltv] interval_coverage`, or more, as an interval from 0 to 0 states how likely the
+    Read `bias` first: how far the total was off (-0.10: a tenth too low). Then `coverage` beside
+    `stated_coverage`, what the intervals stated: `[ltv] interval_coverage`, or more, as an interval from 0 to 0 states how likely the
     customer is to buy nothing. What all customers have in common moves a single day: for each 10 % by which the total came out higher
     than expected, about two in a hundred more lie outside. Then the best tenth: whether those expected to bring most did. A day
     too early to look back from has no row.
@@ -112,19 +110,19 @@ def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
                 except NotEnoughHistory as reason:
                     work.metadata[f"{currency}, {days_ago} days ago"] = f"No forecast was possible: {reason}."
                     continue
-                row, stated = looked_back(purchases, day, days_ago, served, work.settings.ltv.interval_coverage)
+                row = looked_back(purchases, day, days_ago, served, work.settings.ltv.interval_coverage)
                 rows.append({"as_of_date": day, "currency": currency, **row})
-                work.metadata[f"{currency}, {days_ago} days ago"] = _sentence(row, currency, stated)
+                work.metadata[f"{currency}, {days_ago} days ago"] = _sentence(row, currency)
     return {LTV_HINDSIGHT.name: work.rows_of(LTV_HINDSIGHT, pa.Table.from_pylist(rows, LTV_HINDSIGHT.arrow_schema()))}
 
 
-def _sentence(row: Mapping[str, Any], currency: str, stated: float) -> str:
+def _sentence(row: Mapping[str, Any], currency: str) -> str:
     if row["bias"] is None:
         return f"{row['expected_revenue']:,.2f} {currency} were expected of {row['customers']:,} customers; nothing came in."
     direction = "too high" if row["bias"] > 0 else "too low"
     return (
         f"{row['expected_revenue']:,.2f} {currency} were expected of {row['customers']:,} customers, {row['actual_revenue']:,.2f} came "
-        f"true: {abs(row['bias']):.0%} {direction}. {row['coverage']:.0%} ended up inside their interval ({stated:.0%} stated). The best "
+        f"true: {abs(row['bias']):.0%} {direction}. {row['coverage']:.0%} ended up inside their interval ({row['stated_coverage']:.0%} stated). The best "
         f"tenth was expected to bring {row['best_tenth_expected']:.0%}, and brought {row['best_tenth_actual']:.0%}."
     )
 
@@ -170,9 +168,9 @@ def ltv_hindsight_asset(platform: Platform, condition: dg.AutomationCondition) -
         audits=[
             Audit(
                 "shares_are_shares",
-                "Coverage and the best tenth's share of the expected lie between 0 and 1.",
+                "Coverage, stated and true, and the best tenth's share of the expected lie between 0 and 1.",
                 """SELECT as_of_date, currency, days_ago FROM rows
-                WHERE coverage NOT BETWEEN 0 AND 1 OR best_tenth_expected NOT BETWEEN 0 AND 1 OR expected_revenue < 0""",
+                WHERE coverage NOT BETWEEN 0 AND 1 OR stated_coverage NOT BETWEEN 0 AND 1 OR best_tenth_expected NOT BETWEEN 0 AND 1 OR expected_revenue < 0""",
             )
         ],
         warnings=[

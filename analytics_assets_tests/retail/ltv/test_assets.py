@@ -205,6 +205,7 @@ def test_hindsight_is_what_the_earlier_day_would_have_said_beside_what_came_true
     assert float(row["expected_revenue"]) == pytest.approx(said.expected_revenue.sum(), abs=0.01)
     assert float(row["actual_revenue"]) == pytest.approx(actual["revenue"].sum(), abs=0.01)
     assert row["actual_orders"] == actual["orders"].sum()
+    assert row["stated_coverage"] == pytest.approx(said.interval_probability.mean(), abs=1e-6)
     assert row["bias"] == pytest.approx(float(row["expected_revenue"] / row["actual_revenue"]) - 1, abs=1e-5)
     assert row["model"] == f"{served.candidate}, refit of {served.anchor}"
     assert served.anchor <= then

@@ -78,6 +78,20 @@ def test_interval_has_its_atom_at_zero_where_buying_nothing_is_likely():
     assert 0 < low[3] < predicted.expected_revenue[3] < high[3]
 
 
+def test_where_more_orders_are_to_come_fewer_customers_are_told_that_they_will_buy_nothing():
+    """The interval is that of a clock that runs half as fast again, about an expectation that is half as large again."""
+    summary = five_customers(frequency=[0, 2, 2, 3, 0], recency_weeks=[0, 30.43, 30.43, 30, 0])
+    plain, busy = (forecast.forecast(CDNOW, summary, 7 * 12, orders_factor=factor) for factor in (1.0, 1.5))
+    longer = forecast.forecast(CDNOW, summary, 7 * 18)
+    assert busy.expected_orders == pytest.approx(1.5 * plain.expected_orders)
+    assert busy.expected_revenue == pytest.approx(1.5 * plain.expected_revenue)
+    assert busy.interval_probability.tolist() == longer.interval_probability.tolist()
+    assert busy.interval_probability[0] < plain.interval_probability[0]
+    some = longer.expected_revenue_high > 0
+    relative = busy.expected_revenue_high / busy.expected_revenue
+    assert relative[some] == pytest.approx((longer.expected_revenue_high / longer.expected_revenue)[some])
+
+
 def test_interval_widens_with_coverage():
     narrow = forecast.forecast(CDNOW, five_customers(), 365, coverage=0.5)
     wide = forecast.forecast(CDNOW, five_customers(), 365, coverage=0.95)
