@@ -77,6 +77,7 @@ CUSTOMER_LTV = Table(
     key=("as_of_date", "customer_id", "currency"),
     grain="day",
     partition_column="as_of_date",
+    schema_version=2,
 )
 
 LTV_BACKTESTS = Table(
@@ -108,6 +109,7 @@ LTV_BACKTESTS = Table(
     key=("as_of_date", "currency", "anchor", "candidate", "cut_off"),
     grain="day",
     partition_column="as_of_date",
+    schema_version=2,
 )
 
 Serve = Callable[[str], Serving]

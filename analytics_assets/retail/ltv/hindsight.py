@@ -38,7 +38,7 @@ LTV_HINDSIGHT = Table(
         Column("bias", "DOUBLE", "Expected over actual revenue, less 1: negative is too low.", "-1 to infinity", nullable=True),
         Column("mae", "DOUBLE", "Mean absolute error of a customer's revenue.", "currency"),
         Column("coverage", "DOUBLE", "Share of customers who ended up inside their interval.", "0 to 1"),
-        Column("stated_coverage", "DOUBLE", "What the intervals had said of that share.", "0 to 1"),
+        Column("stated_coverage", "DOUBLE", "What the intervals had said of that share.", "0 to 1", nullable=True),
         Column(
             "best_tenth_expected",
             "DOUBLE",
@@ -51,6 +51,7 @@ LTV_HINDSIGHT = Table(
     key=("as_of_date", "currency", "days_ago"),
     grain="day",
     partition_column="as_of_date",
+    schema_version=2,
 )
 
 

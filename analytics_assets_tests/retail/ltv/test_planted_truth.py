@@ -185,11 +185,20 @@ def test_over_shops_and_days_coverage_is_within_two_points_of_what_the_intervals
     """
     found = []
     for seed in (1, 2, 3):
-        shop = Retailer(customers=8_000, first_day=date(2025, 4, 1), last_day=date(2027, 6, 30), time_zone="UTC", seed=seed)
+        shop = Retailer(
+            customers=8_000,
+            first_day=date(2025, 4, 1),
+            last_day=date(2027, 6, 30),
+            time_zone="UTC",
+            seed=seed,
+            visitors_per_customer=0,
+            visits_per_week=0,
+            visits_per_order=0,
+        )
         purchases = purchases_of(simulate(shop))
         for day, days in (
-            (date(2025, 9, 1), 365), (date(2026, 2, 1), 365), (date(2026, 4, 30), 365), (date(2026, 6, 30), 365),
-            (date(2026, 2, 28), 90), (date(2026, 8, 1), 90), (date(2026, 11, 15), 90), (date(2027, 3, 31), 90),
+            (date(2025, 9, 1), 365), (date(2026, 2, 1), 365), (date(2026, 4, 30), 365),
+            (date(2026, 2, 28), 90), (date(2026, 11, 15), 90), (date(2027, 3, 31), 90),
             (date(2026, 8, 1), 30), (date(2027, 3, 31), 30),
         ):  # fmt: skip
 
