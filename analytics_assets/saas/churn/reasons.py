@@ -72,9 +72,8 @@ def _told(rows: pl.DataFrame, drivers: tuple[Driver, ...]) -> tuple[pl.DataFrame
     for number, one in enumerate(told):
         own, others = pl.col(f"{number}"), written[1].item(0, number)
         before, after = one.words.split("{}")
-        text = pl.concat_str(pl.lit(before), own, pl.lit(after)).fill_null(one.unknown)
-        told_apart = own.fill_null(one.unknown) != others
-        texts.append(pl.when(told_apart).then(pl.concat_str(text, pl.lit(f" (usual: {others})"))).alias(f"{number}"))
+        text = pl.concat_str(pl.lit(before), own, pl.lit(f"{after} (usual: {others})")).fill_null(one.unknown)
+        texts.append(pl.when(own.fill_null(one.unknown) != others).then(text).alias(f"{number}"))
     return figures.select(pl.col(name) - usual.item(0, name) for name in figures.columns), written[0].select(texts)
 
 

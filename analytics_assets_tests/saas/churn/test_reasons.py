@@ -92,5 +92,11 @@ def test_a_reason_tells_the_figure_and_the_usual_one(model: tuple[Model, pl.Data
     assert "raises: days since the last purchase: 190 (usual: 20)" in texts[400].split("; ")
 
 
+def test_what_is_not_known_is_told_in_words_alone(model: tuple[Model, pl.DataFrame]):
+    texts = reasons_of(model[1].with_columns(mrr=pl.lit(None, pl.Decimal(18, 2))).vstack(model[1]), model[0], ACCOUNTS)
+    assert texts.str.contains("pays nothing yet(;|$)").any()
+    assert not texts.str.contains("pays nothing yet \\(").any()
+
+
 def test_nobody_has_no_reasons(model: tuple[Model, pl.DataFrame]):
     assert reasons_of(accounts(0), model[0], ACCOUNTS).to_list() == []
