@@ -6,6 +6,7 @@ offset. Tables hold instants in UTC.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -81,8 +82,7 @@ class BusinessClock:
         """
         if end <= start:
             return {}
-        zone = self.settings.business.zone
-        keys = self.hours.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), end.astimezone(zone)))
+        keys = keys_between(self.hours, start, end)
         return {start.astimezone(UTC) + timedelta(hours=number): key for number, key in enumerate(keys)}
 
     def window(self, start: datetime, end: datetime) -> Window:
@@ -91,6 +91,15 @@ class BusinessClock:
         first, last = self.day_of(start), self.day_of(end - timedelta(microseconds=1))
         whole = start == self.begins(first) and end == self.begins(last + timedelta(days=1))
         return Window(first, last, start, end, whole)
+
+
+def keys_between(definition: dg.TimeWindowPartitionsDefinition, start: datetime, end: datetime) -> Sequence[str]:
+    """Keys of the partitions between two instants.
+
+    Asked in UTC: of two times on one local clock Python compares what the clock shows, and the hour that repeats ends, by that,
+    when it begins. It was left out until the next hour came in.
+    """
+    return definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(UTC), end.astimezone(UTC)))
 
 
 def hours_of_the_day() -> dg.TimeWindowPartitionMapping:
