@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
@@ -34,6 +36,7 @@ from analytics_assets.operations.automation import (
 from analytics_assets.operations.delivery import alerts_sensor
 from analytics_assets.operations.freshness import freshness_checks, freshness_schedule
 from analytics_assets.operations.maintenance import maintenance_job, maintenance_schedule
+from analytics_assets.operations.outdated import up_to_date_check
 from analytics_assets.operations.proof import REPRODUCIBILITY, proof_schedule, reproducibility_asset
 from analytics_assets.operations.run_history import BATCH_RUNS
 from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_affinity_asset
@@ -65,6 +68,7 @@ from analytics_assets.saas.health.outcomes import HEALTH_OUTCOMES, health_outcom
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, usage_assets
 from analytics_assets.settings import Settings, load_settings
 from analytics_assets.warehouse.assets import Platform
+from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS
 
 WATCHED = [
     *(EVENTS, TRAITS, IDENTITIES),
@@ -72,7 +76,7 @@ WATCHED = [
     *(ACCOUNTS, ACCOUNT_USAGE, ACCOUNT_DAYS, ACCOUNT_HEALTH, FALLING_ACCOUNTS, CHURN_TRAINING_SET, CHURN_MODELS, CHURN_SCORES),
 ]
 PUBLISHED = [
-    *(EXPORT_FILES, REJECTED_LINES, PROPERTY_SETS, ACCOUNT_RECORDS),
+    *(EXPORT_FILES, REJECTED_LINES, INCOMPLETE_HOURS, PROPERTY_SETS, ACCOUNT_RECORDS),
     *WATCHED,
     *(LTV_BACKTESTS, LTV_HINDSIGHT, SEGMENT_MOVEMENTS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, EMAIL_SENDS),
     *(ACCOUNT_MEMBERS, HEALTH_OUTCOMES, CHURN_BACKTESTS, CHURN_OUTCOMES, TRAINING_SETS),
@@ -90,9 +94,10 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     inputs_changed = when_inputs_changed()
     identities_aside = when_inputs_changed("identities")
     accounts_aside = when_inputs_changed("accounts")
+    hourly_accounts_aside = when_inputs_changed("accounts", by_the_hour=True)
     newest_day = when_inputs_changed("identities", lookback=None)
     load, maintenance = load_job(), maintenance_job(platform)
-    hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform)]
+    hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform), up_to_date_check(platform)]
     traits, identities = traits_asset(platform, inputs_changed), identities_asset(platform, inputs_changed)
     order_items, orders = order_assets(platform, inputs_changed)
     ltv, segments = customer_ltv_asset(platform, identities_aside), customer_segments_asset(platform, identities_aside)
@@ -117,8 +122,8 @@ def build_definitions(platform: Platform) -> dg.Definitions:
         email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
         onsite_recommendations_asset(platform, newest_day, [recommendations]),
         accounts_asset(platform, inputs_changed),
-        *usage_assets(platform, accounts_aside),
-        account_health_asset(platform, accounts_aside),
+        *usage_assets(platform, hourly_accounts_aside, accounts_aside),
+        account_health_asset(platform, hourly_accounts_aside),
         health_outcomes_asset(platform, accounts_aside),
         falling_accounts_asset(platform, accounts_aside),
         *churn_assets(platform, identities_aside, newest_day),
@@ -153,4 +158,7 @@ def code_versions(platform: Platform) -> dict[str, str]:
 @dg.definitions
 def defs() -> dg.Definitions:
     """What `workspace.yaml` and the `dg` command load."""
+    # Dagster's notes on parameters that may still change are for us, not for who reads the daemon's log.
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     return build_definitions(build_platform())

@@ -36,12 +36,13 @@ def _normalised_names(value: Any) -> Any:
     return names
 
 
-def _iso_date(value: Any) -> Any:
+def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
 
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_normalised_names)]
-OptionalDay = Annotated[date | None, BeforeValidator(_iso_date)]
+OptionalDay = Annotated[date | None, BeforeValidator(_empty_is_none)]
+OptionalTime = Annotated[time | None, BeforeValidator(_empty_is_none)]
 
 
 class _Table(BaseModel):
@@ -401,12 +402,14 @@ class Activation(_Table):
 class Operations(_Table):
     """The night and what it costs.
 
-    The night's tables must be there by `window_ends`, on the clock of the business; a forecast that they will not be is told
-    `warn_days` ahead. `price_per_hour` of the machine, in the business's currency, gives runs a cost. Of each table
-    `proof_partitions` old partitions are computed again every day, beside the live ones, and compared. Tables that say how things
-    stood on a day keep their last `as_of_days_kept` days, and of those before them the last day of each month.
+    The night waits for the last hours of its day until `night_starts_by`, on the clock of the business, then runs with what
+    there is and says so; empty, it waits for as long as it takes. Its tables must be there by `window_ends`; a forecast that they
+    will not be is told `warn_days` ahead. `price_per_hour` of the machine, in the business's currency, gives runs a cost. Of each
+    table `proof_partitions` old partitions are computed again every day, beside the live ones, and compared. Tables that say how
+    things stood on a day keep their last `as_of_days_kept` days, and of those before them the last day of each month.
     """
 
+    night_starts_by: OptionalTime = time(4)
     window_ends: time = time(6)
     warn_days: Annotated[int, Field(ge=1, le=365)] = 30
     price_per_hour: Annotated[Decimal, Field(ge=0)] | None = None

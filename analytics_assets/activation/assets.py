@@ -22,7 +22,14 @@ from analytics_assets.activation.campaign import (
     make_campaign,
     read_suppressed,
 )
-from analytics_assets.activation.gate import HeldBack, models_not_accepted, newest_due_day, reasons_to_hold, recommenders_tested
+from analytics_assets.activation.gate import (
+    HeldBack,
+    lacks_hours,
+    models_not_accepted,
+    newest_due_day,
+    reasons_to_hold,
+    recommenders_tested,
+)
 from analytics_assets.activation.generations import Channel, Generation
 from analytics_assets.activation.onsite import (
     CUSTOMERS_A_BLOCK,
@@ -44,6 +51,7 @@ from analytics_assets.retail.recommendations.assets import PRODUCT_RECOMMENDATIO
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS
 from analytics_assets.warehouse.assets import FILL, RETRIES, Platform, Work, code_version, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.incomplete import lacks
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.tables import Table
 
@@ -375,7 +383,8 @@ def _status_kept(platform: Platform, channel: Channel, day: date) -> Iterator[No
 def _make_day(
     context: dg.AssetExecutionContext, outlet: Outlet, work: Work, inputs: Sequence[dg.AssetsDefinition], day: date
 ) -> dict[str, Any]:
-    if reasons := reasons_to_hold(context.instance, inputs, day):
+    lacking = lacks_hours(lacks(work.platform.lake), day, work.settings.business.zone)
+    if reasons := [*lacking, *reasons_to_hold(context.instance, inputs, day)]:
         raise HeldBack(reasons)
     for table in outlet.day_tables:
         work.read(table, f"{table.partition_column} = '{day}'")

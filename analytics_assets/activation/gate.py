@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 from dagster import DagsterEventType
@@ -16,6 +17,7 @@ from dagster import DagsterEventType
 from analytics_assets.operations.freshness import DUE_AFTER
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.retail.recommendations.assets import FEWEST_TO_CHOOSE_BY
+from analytics_assets.warehouse.incomplete import Lack
 
 # A late alias remakes the map of identities and is picked up by the next night: until then the older map is good enough.
 MAY_BE_NEWER = ("identities",)
@@ -47,6 +49,11 @@ def reasons_to_hold(instance: dg.DagsterInstance, inputs: Sequence[dg.AssetsDefi
     - Sound: the newest evaluation of each of its blocking checks that spans the day has passed.
     """
     return [reason for asset in inputs for reason in (*_not_fresh(instance, asset, day), *_not_sound(instance, asset, day))]
+
+
+def lacks_hours(lacking: Iterable[Lack], day: date, zone: ZoneInfo) -> list[str]:
+    """Why what is made for a day must not go out when the night did not wait: among what is missing may be who wants no more mail."""
+    return [lack.in_words(zone) for lack in lacking if lack.day <= day]
 
 
 def _not_fresh(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, day: date) -> Iterable[str]:

@@ -11,8 +11,10 @@ import dagster as dg
 import pyarrow as pa
 
 from analytics_assets.events.kissmetrics_line import json_text
-from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
+from analytics_assets.events.loading import hours_in
+from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, EXPORT_FILES, PROPERTY_SETS, RECORDS
 from analytics_assets.warehouse.assets import Audit, Platform, Work, table_asset
+from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS
 
 _HERE = Path(__file__).parent
 
@@ -27,8 +29,24 @@ def events(work: Work) -> Mapping[str, pa.Table]:
 
     Read it as the log that every other number is computed from: if a figure looks wrong, look here first.
     """
+    # Before the records are read: what is said here to have been received is among them.
+    incomplete = _incomplete_hours(work)
     rows = rows_between(work, work.window.start, work.window.end)
-    return rows | {ACCOUNT_RECORDS.name: _account_records(work, rows)}
+    return rows | {ACCOUNT_RECORDS.name: _account_records(work, rows), INCOMPLETE_HOURS.name: incomplete}
+
+
+def _incomplete_hours(work: Work) -> pa.Table:
+    """Hours of the window that are not in yet."""
+    work.read(EXPORT_FILES)
+    (through,) = work.connection.sql("SELECT max(coalesce(received_at, last_event_at)) FROM export_files").fetchall()[0]
+    clock, start = work.platform.clock, work.window.start
+    if through:
+        start = max(start, hours_in(work.platform, through))
+    rows = [
+        {"event_date": clock.day_of(hour), "hour": hour, "received_until": through}
+        for hour in clock.hour_keys(start, work.window.end)
+    ]
+    return pa.Table.from_pylist(rows, schema=INCOMPLETE_HOURS.arrow_schema())
 
 
 def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Table]:
@@ -82,10 +100,10 @@ def json_paths(names: tuple[str, ...]) -> list[str]:
 
 
 def events_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
-    """The hourly asset `events`, with `property_sets` and `account_records` beside it."""
+    """The hourly asset `events`, with `property_sets`, `account_records` and `incomplete_hours` beside it."""
     return table_asset(
         platform,
-        (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS),
+        (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS, INCOMPLETE_HOURS),
         events,
         extra_deps=[dg.AssetDep("raw_event_hours")],
         audits=[
@@ -94,6 +112,15 @@ def events_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.As
                 "Fewer than half of the purchases and refunds lack a readable amount; else `revenue` under [properties] names another property.",
                 """SELECT name, count(*) AS events FROM rows WHERE order_kind IS NOT NULL GROUP BY name
                 HAVING count(*) >= 20 AND count(revenue) * 2 < count(*)""",
+            )
+        ],
+        warnings=[
+            Audit(
+                "hours_were_in",
+                "The export had been received past the end of the hours. Else they were taken with what there was, since the night "
+                "waits until `[operations] night_starts_by` only; they are computed again when they are in.",
+                """SELECT count(*) || ' hours were computed before they were in, the first ' || min(hour) || '; received until ' ||
+                coalesce(CAST(min(received_until) AS VARCHAR), 'never') AS found FROM rows_of_incomplete_hours HAVING count(*) > 0""",
             )
         ],
         settings=("events", "properties", "subscriptions"),

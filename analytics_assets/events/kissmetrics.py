@@ -18,7 +18,7 @@ import json
 import re
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -150,6 +150,12 @@ def list_files(folder: Path) -> list[ExportFile]:
                 "Remove the one that is a copy: its lines would count twice."
             )
     return files
+
+
+def named_and_missing(folder: Path, known: Iterable[str]) -> list[str]:
+    """Files that the index names and that are not among the `known` ones: on their way, or lost. Names without folder and ending."""
+    there = {_stem(Path(name).name) for name in known}
+    return sorted(_received(folder).keys() - there, key=lambda stem: (len(stem), stem))
 
 
 def read(connection: duckdb.DuckDBPyConnection, files: Sequence[ExportFile]) -> Landed:

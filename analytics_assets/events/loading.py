@@ -15,9 +15,11 @@ from analytics_assets.events import kissmetrics
 from analytics_assets.events.kissmetrics import ExportError, ExportFile
 from analytics_assets.events.tables import EXPORT_FILES, RECORDS, REJECTED_LINES
 from analytics_assets.home import Contents, Home, HomeError
+from analytics_assets.partitions import LOOKBACK
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.assets import RETRIES, Platform, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, declared, engine
+from analytics_assets.warehouse.incomplete import lacks
 from analytics_assets.warehouse.lake import Lake
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 
@@ -33,11 +35,16 @@ _MARKED = "hours marked up to the load of"
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a load did: the files that were new, and up to when the export has been received."""
+    """What a load did: the files that were new, and up to when the export has been received.
+
+    `missing` files are named by the index and have never been there; `gone` ones were loaded, and are no longer there.
+    """
 
     files: list[str]
     lines: int
     through: datetime | None
+    missing: list[str]
+    gone: list[str]
 
 
 def export_folder(settings: Settings, home: Home) -> tuple[Path, str]:
@@ -124,7 +131,14 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
         through = _data_through(lake)
         if home.first_day(settings) is None:
             home.remember(first_day=_first_business_day(lake, settings))
-    return Loaded([fact["file"] for fact in facts], sum(fact["lines"] for fact in facts), through)
+    there = {file.name for file in files}
+    return Loaded(
+        files=[fact["file"] for fact in facts],
+        lines=sum(fact["lines"] for fact in facts),
+        through=through,
+        missing=kissmetrics.named_and_missing(folder, there | known.keys()),
+        gone=sorted(known.keys() - there),
+    )
 
 
 def _is_new(file: ExportFile, known: dict[str, tuple[str, int, datetime]], folder: Path, accepted: bool) -> bool:
@@ -232,6 +246,29 @@ def _first_business_day(lake: Lake, settings: Settings) -> str | None:
     return row[0].isoformat() if row and row[0] else None
 
 
+def hours_due(platform: Platform, through: datetime) -> datetime:
+    """The instant before which every hour is computed: those that are in, and those that the night does not wait for.
+
+    After `[operations] night_starts_by` the day that has ended is taken with what there is of it. A day of which nothing has
+    been received is not: there would be nothing to compute, and the export is late, which freshness tells.
+    """
+    clock, starts_by = platform.clock, platform.settings.operations.night_starts_by
+    are_in = hours_in(platform, through)
+    if starts_by is None or clock.is_over:
+        return are_in
+    today = clock.day_of(clock.now())
+    waited_long_enough = clock.now() >= datetime.combine(today, starts_by, platform.settings.business.zone)
+    over = today - timedelta(days=1 if waited_long_enough else 2)
+    return max(are_in, clock.begins(min(over, clock.day_of(through)) + timedelta(days=1)))
+
+
+def hours_to_restate(platform: Platform, through: datetime) -> set[datetime]:
+    """Hours that were computed before they were in, and are in now."""
+    clock, end = platform.clock, hours_in(platform, through)
+    of_days = (clock.hour_keys(lack.first_hour, clock.begins(lack.day + timedelta(days=1))) for lack in lacks(platform.lake))
+    return {hour for hours in of_days for hour in hours if hour < end}
+
+
 def hours_in(platform: Platform, through: datetime) -> datetime:
     """The instant before which every hour is in: the export has been received past its end.
 
@@ -272,6 +309,9 @@ def export_files_asset(platform: Platform) -> dg.AssetsDefinition:
             dg.AssetCheckSpec("every_line_accounted_for", asset="export_files", blocking=True,
                               description="Events + property sets + aliases + repeated + rejected lines = lines, in every file."),
             dg.AssetCheckSpec("few_lines_rejected", asset="export_files", description="Less than one line in a hundred could not be read."),
+            dg.AssetCheckSpec("every_file_is_there", asset="export_files",
+                              description="Every file that the export's index names is in the folder, or was loaded once. A file that is still being "
+                              "copied is there by the next load; one that is lost is missing from every figure."),
         ],
     )  # fmt: skip
     def export_files(context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Any]:
@@ -310,6 +350,10 @@ def _load_and_account(
         check_name="few_lines_rejected", passed=share < 0.01, severity=dg.AssetCheckSeverity.WARN,
         metadata={"rejected": rejected, "share": round(share, 5)},
     )  # fmt: skip
+    yield dg.AssetCheckResult(
+        check_name="every_file_is_there", passed=not loaded.missing, severity=dg.AssetCheckSeverity.WARN,
+        metadata={"missing": _some(loaded.missing), "loaded, and no longer there": _some(loaded.gone)},
+    )  # fmt: skip
     platform.publish()
     yield dg.MaterializeResult(
         metadata={
@@ -326,6 +370,10 @@ def _load_and_account(
     )
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
+
+
 def _marked_before(context: dg.AssetExecutionContext) -> datetime | None:
     for record in context.instance.fetch_materializations(context.asset_key, limit=1).records:
         assert record.asset_materialization is not None
@@ -337,10 +385,12 @@ def _marked_before(context: dg.AssetExecutionContext) -> datetime | None:
 def _mark_hours(
     context: dg.AssetExecutionContext, platform: Platform, loaded: Loaded, before: datetime | None
 ) -> datetime | None:
-    """Tell automation which hours came in: those that records touched, and the empty ones that are over.
+    """Tell automation which hours came in: those that records touched, and those that are over, with whatever there is of them.
 
     Files count that were loaded since hours were last marked *and it was recorded*, not those of this load: a run that is
-    killed between the commit of the files and its marks would leave late hours unmarked for ever.
+    killed between the commit of the files and its marks would leave late hours unmarked for ever. Where no hour was ever marked,
+    those that `make run` has computed are no news. Nor are hours before the lookback, which automation leaves alone, unless they
+    were computed and are outdated now: the first load of a year marked 8,760 hours one by one.
 
     Returns:
         The newest load whose hours are marked now.
@@ -348,11 +398,14 @@ def _mark_hours(
     touched, newest = _touched_hours(platform, before)
     if loaded.through is None:
         return newest
-    clock = platform.clock
-    marked = context.instance.get_materialized_partitions(dg.AssetKey("raw_event_hours"))
-    for hour, key in clock.hour_keys(clock.begins(clock.first_day), hours_in(platform, loaded.through)).items():
-        if hour in touched or key not in marked:
-            context.log_event(dg.AssetMaterialization("raw_event_hours", partition=key))
+    clock, are_in = platform.clock, hours_in(platform, loaded.through)
+    computed = context.instance.get_materialized_partitions(dg.AssetKey("events"))
+    known = computed | context.instance.get_materialized_partitions(dg.AssetKey("raw_event_hours"))
+    news = (touched if before else set()) | hours_to_restate(platform, loaded.through)
+    for hour, key in clock.hour_keys(clock.begins(clock.first_day), hours_due(platform, loaded.through)).items():
+        if (hour in news or key not in known) and (key in computed or hour >= clock.now() - LOOKBACK):
+            says = {} if hour < are_in else {"incomplete": f"not waited for: the export had been received until {loaded.through}"}
+            context.log_event(dg.AssetMaterialization("raw_event_hours", partition=key, metadata=says))
     return newest
 
 
@@ -363,5 +416,6 @@ def raw_event_hours(platform: Platform) -> dg.AssetSpec:
         partitions_def=platform.clock.hours,
         deps=["export_files"],
         group_name="events",
-        description="Which hours are in: the export reaches past their end. Marked by `export_files`, again when late records touch them.",
+        description="Which hours are in: the export reaches past their end, or `[operations] night_starts_by` has passed and they are "
+        "taken with what there is. Marked by `export_files`, again when late records touch them.",
     )

@@ -47,8 +47,11 @@ ALERTS = Table(
 
 FAILED, BLOCKED, CHECK = "failed after retries", "blocking check failed", "check failed"
 STALE, HELD, REFUSED, WINDOW, DIFFERS = "stale", "activation blocked", "model refused", "processing window", "not reproducible"
+INCOMPLETE, OUTDATED = "incomplete day", "outdated days"
 LATE, DAEMON, PUBLICATION, UNDELIVERED, WATCHING = "late", "daemon dead", "publication behind", "undelivered", "watching failed"
 KIND_OF_CHECK = {
+    "hours_were_in": INCOMPLETE,
+    "is_up_to_date": OUTDATED,
     "is_fresh": STALE,
     "is_current": STALE,
     "may_go_out": HELD,

@@ -3,33 +3,54 @@
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.definitions.declarative_automation.operators import DepsAutomationCondition
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from analytics_assets.partitions import LOOKBACK
 from analytics_assets.warehouse.assets import Platform
 
-LOOKBACK = timedelta(days=7)
+# A change of these requests nothing by itself: whoever reads them takes them as they are when something else requests it.
+PICKED_UP_BY_THE_NIGHT = ("identities", "accounts")
+# Assets by the hour that daily ones are made of.
+HOURLY = ("events", "account_usage")
+# Dagster's tag of the runs and backfills that conditions request.
+_AUTOMATED = "dagster/from_automation_condition"
 
 
-def when_inputs_changed(*ignored: str, lookback: timedelta | None = LOOKBACK) -> dg.AutomationCondition:
+def when_inputs_changed(
+    *ignored: str, by_the_hour: bool = False, lookback: timedelta | None = LOOKBACK
+) -> dg.AutomationCondition:
     """Run a partition of the last seven days when an input of it changed and all of them are there.
 
     - `in_latest_time_window`: late data restates the last week by itself; what is older is a backfill that someone asks for.
-    - `newly_missing | any_deps_updated`, `.since(...)`: remembers an update until it was acted upon. Plain `eager()` forgets one
-      that arrives in the tick in which the target completes, and one between a request and the next tick.
+    - `newly_missing | changed`, `.since(...)`: remembers an update until it was acted upon. Plain `eager()` forgets one that
+      arrives in the tick in which the target completes, and one between a request and the next tick.
+    - `will_be_requested`: what is requested together runs together, inputs first, and the night is one run.
+    - `left_out`: what an input was requested together with does not run again when the input arrives, as `eager()` would have
+      it; it does run when it never came about, since a run before it failed or was cancelled. Only an input of the same grain
+      is requested together with what is made of it: hours never are with their day, and always count as changed.
     - `~any_deps_missing`: no day runs before all of its 23, 24 or 25 hours are in.
     - `~any_deps_in_progress`, `~in_progress`: nothing is read that is about to be replaced, nothing runs twice at once.
     - `ignored` inputs do not trigger: the night picks them up.
     - `lookback=None` is the newest day alone: what goes out is never sent for a day that has passed.
     """
     condition = dg.AutomationCondition
-    updated = condition.any_deps_updated()
-    if ignored:
-        updated = updated.ignore(dg.AssetSelection.assets(*ignored))
-    trigger = condition.newly_missing() | updated
-    reset = (condition.newly_requested() & ~updated) | condition.initial_evaluation()
+    arrived = condition.newly_updated() & ~condition.executed_with_root_target()
+    requested_by_us = condition.all_new_updates_have_run_tags(tag_values={_AUTOMATED: "true"})
+
+    def any_input(match: dg.AutomationCondition) -> DepsAutomationCondition:
+        return condition.any_deps_match(match).ignore(dg.AssetSelection.assets(*ignored))
+
+    of_other_grain = dg.AssetSelection.assets(*(() if by_the_hour else HOURLY))
+    together = any_input(arrived & requested_by_us).ignore(of_other_grain)
+    changed = any_input((arrived & ~requested_by_us) | condition.will_be_requested()) | any_input(arrived).allow(of_other_grain)
+    requested = condition.newly_requested()
+    first = condition.initial_evaluation()
+    unhandled = (condition.newly_missing() | changed).since((requested & ~changed) | first)
+    left_out = together.since((requested & ~together) | condition.newly_updated() | first)
     return (
         condition.in_latest_time_window(lookback)
-        & trigger.since(reset)
+        & (unhandled | left_out)
         & ~condition.any_deps_missing()
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()

@@ -19,7 +19,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 from dagster import DagsterEventType
 
-from analytics_assets.events.loading import data_through, hours_in
+from analytics_assets.events.loading import data_through, hours_due, hours_to_restate
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
 from analytics_assets.warehouse.assets import FILL, FILLS, Platform
 from analytics_assets.warehouse.engine import attach, engine
@@ -118,15 +118,15 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
 
 
 def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stage]:
-    """Ranges of hours that were never computed, or whose events are not those of the landed records."""
+    """Ranges of hours that were never computed, or before they were in, or whose events are not those of the landed records."""
     through = data_through(platform.home)
     if through is None:
         return []
     clock = platform.clock
-    start, end = clock.begins(clock.first_day), hours_in(platform, through)
+    start, end = clock.begins(clock.first_day), hours_due(platform, through)
     keys = clock.hour_keys(start, end)
     there = instance.get_materialized_partitions(dg.AssetKey("events"))
-    differing = set(differing_hours(platform, start, end))
+    differing = set(differing_hours(platform, start, end)) | hours_to_restate(platform, through)
     for hour in list(differing):
         before = hour - timedelta(minutes=platform.settings.items.window_minutes)
         if clock.day_of(before) != clock.day_of(hour):
@@ -208,7 +208,7 @@ def needed_partitions(platform: Platform, instance: dg.DagsterInstance, definiti
     if through is None:
         return []
     clock, rebuilt = platform.clock, changed_assets(platform)
-    end = hours_in(platform, through)
+    end = hours_due(platform, through)
     hours: dict[date, list[str]] = defaultdict(list)
     for hour, key in clock.hour_keys(clock.begins(clock.first_day), end).items():
         hours[clock.day_of(hour)].append(key)

@@ -4,20 +4,40 @@ Dagster's own freshness policies look at the time of the last run, which a backf
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from analytics_assets.events.tables import EVENTS
 from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.incomplete import lacks
 from analytics_assets.warehouse.tables import Table
 
+FRESHNESS_JOB = "freshness"
 # A day's figures are due six hours after midnight, an hour's three hours after its end.
 DUE_AFTER = {"day": timedelta(hours=6), "hour": timedelta(hours=3)}
 
 
-def newest_business_time(platform: Platform, table: Table) -> datetime | None:
-    """End of the newest partition that holds rows; None where none does."""
+def newest_business_time(platform: Platform, table: Table, instance: dg.DagsterInstance) -> datetime | None:
+    """End of the newest partition that is there; None where none is.
+
+    A day on which nothing was sold is there once it is computed. Of `events` only partitions that hold rows count: from a
+    tracker that is dead comes what comes from a quiet day.
+    """
+    found = [time for time in (_newest_with_rows(platform, table), _newest_computed(platform, table, instance)) if time]
+    return max(found, default=None)
+
+
+def _newest_computed(platform: Platform, table: Table, instance: dg.DagsterInstance) -> datetime | None:
+    if table is EVENTS:
+        return None
+    keys = instance.get_materialized_partitions(dg.AssetKey(table.name))
+    definition = platform.clock.hours if table.grain == "hour" else platform.clock.days
+    return definition.time_window_for_partition_key(max(keys)).end.astimezone(UTC) if keys else None
+
+
+def _newest_with_rows(platform: Platform, table: Table) -> datetime | None:
     column = "hour" if table.grain == "hour" else table.partition_column
     with engine() as connection:
         attach(connection, platform.lake.pin(table))
@@ -44,14 +64,19 @@ def freshness_checks(platform: Platform, tables: Sequence[Table]) -> list[dg.Ass
     return [_freshness_check(platform, table) for table in tables]
 
 
-def state_of(newest: datetime | None, expected: datetime, tolerance: timedelta, failed_before: bool, computed: bool) -> str:
-    """`unknown` (never computed), `empty` (computed, and never held a row), `fresh`, `late` (behind, and tolerated), `stale`, or `recovered`: fresh for the first time after it failed."""
+def state_of(
+    newest: datetime | None, expected: datetime, tolerance: timedelta, failed_before: bool, lacking: bool = False
+) -> str:
+    """`unknown` (never computed), `stale`, `late` (behind, and tolerated), `incomplete` (the night did not wait for the last hours of
+    the newest day), `fresh`, or `recovered`: fresh for the first time after it failed."""
     if newest is None:
-        return "empty" if computed else "unknown"
+        return "unknown"
     if newest < expected - tolerance:
         return "stale"
     if newest < expected:
         return "late"
+    if lacking:
+        return "incomplete"
     return "recovered" if failed_before else "fresh"
 
 
@@ -62,15 +87,15 @@ def _freshness_check(platform: Platform, table: Table) -> dg.AssetChecksDefiniti
         asset=table.name,
         name=key.name,
         description="The newest business time in the table is the one that is due by now, whenever the last run was. "
-        "Hours and days without any event count as missing; a table that was computed and never held a row does not: a shop "
-        "without accounts has no usage of accounts. `state` is fresh, late (quiet hours, tolerated for a day), stale, unknown (never "
-        "computed), empty (computed, and nothing in the export makes a row), or recovered.",
+        "An hour without any event counts as missing, a day without a sale does not. `state` is fresh, late (quiet hours, tolerated "
+        "for a day), stale, incomplete (computed before the last hours were in), unknown (never computed), or recovered.",
     )
     def is_fresh(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        newest, expected = newest_business_time(platform, table), expected_business_time(platform, table)
+        newest, expected = newest_business_time(platform, table, context.instance), expected_business_time(platform, table)
         tolerance = timedelta(days=1) if table.grain == "hour" else timedelta(0)
-        computed = platform.lake.pin(table).version is not None
-        state = state_of(newest, expected, tolerance, _failed_before(context.instance, key), computed)
+        newest_day = platform.clock.day_of(newest - timedelta(microseconds=1)) if newest else None
+        lack = next((lack for lack in lacks(platform.lake) if lack.day == newest_day), None)
+        state = state_of(newest, expected, tolerance, _failed_before(context.instance, key), lack is not None)
         behind = max(expected - newest, timedelta(0)) if newest else None
         return dg.AssetCheckResult(
             passed=state not in ("unknown", "stale"),
@@ -79,6 +104,7 @@ def _freshness_check(platform: Platform, table: Table) -> dg.AssetChecksDefiniti
                 "newest business time": str(newest),
                 "due by now": str(expected),
                 "behind": "the table is empty" if behind is None else str(behind),
+                **({"incomplete": lack.in_words(platform.settings.business.zone)} if lack else {}),
             },
         )
 
@@ -97,7 +123,7 @@ def freshness_schedule(platform: Platform, checks: Sequence[dg.AssetChecksDefini
     keys = [key for check in checks for key in check.check_keys]
     return dg.ScheduleDefinition(
         name="freshness_hourly",
-        job=dg.define_asset_job("freshness", selection=dg.AssetSelection.checks(*keys)),
+        job=dg.define_asset_job(FRESHNESS_JOB, selection=dg.AssetSelection.checks(*keys)),
         cron_schedule="20 * * * *",
         execution_timezone=platform.settings.business.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,

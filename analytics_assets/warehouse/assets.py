@@ -26,11 +26,13 @@ from analytics_assets.partitions import (
     BusinessClock,
     all_earlier_days,
     hours_of_the_day,
+    keys_between,
     the_evening_before,
     with_earlier,
 )
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import attach, declared, engine, run, show
+from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS, Lack, lacks, lacks_in
 from analytics_assets.warehouse.lake import Lake, LakeError, Pin, Staged, Window, predicate_for
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.publishing import publish
@@ -317,6 +319,8 @@ def _materialize(
         if of_one_make:
             _refuse_mixture(work, tables)
         work.before = {table.name: platform.lake.pin(table) for table in tables}
+        # Before the inputs are read: what comes in meanwhile is at worst there and said to be missing.
+        lacking = lacks(platform.lake)
         rows = compute(work)
         shown_as = {table.name: "rows" if table is main else f"rows_of_{table.name}" for table in tables}
         for table in tables:
@@ -333,6 +337,8 @@ def _materialize(
                 text = f"{main.name} {_span(keys)}: {name} failed: {found[0]}. It checks: {meant} The last good partition stands."
                 raise dg.Failure(text, metadata={"violations": found}, allow_retries=False)
 
+        if INCOMPLETE_HOURS in tables:
+            lacking = lacks_in(connection, shown_as[INCOMPLETE_HOURS.name])
         warned = [
             _check_result(a.name, not found, keys, {"means": a.means, "found": found} if found else {}, WARN)
             for a in warnings
@@ -359,15 +365,37 @@ def _materialize(
     platform.publish()
     metadata |= {"seconds": round(time.monotonic() - started, 3), PEAK_MEMORY: memory.size}
 
+    incomplete = _incomplete(platform.clock, main, needs, keys, lacking)
     by_partition = _by_key(work, main, outcome.digests)
     of_all = {name: metadata.pop(name) for name in ("delta_version", "seconds", PEAK_MEMORY, "inputs", "unchanged")}
     for key in keys:
         count, digest = by_partition.get(key, (0, EMPTY_DIGEST))
         # A thousand previews and plots of one range would fill the event log: the page shows those of its last partition.
         of_last = metadata if key == keys[-1] else {}
-        context.add_asset_metadata({"dagster/partition_row_count": count, "digest": digest, **of_last}, partition_key=key)
+        says = {"incomplete": incomplete[key]} if key in incomplete else {}
+        context.add_asset_metadata({"dagster/partition_row_count": count, "digest": digest, **says, **of_last}, partition_key=key)
     yield from warned
     yield dg.MaterializeResult(metadata=of_all)
+
+
+def _incomplete(
+    clock: BusinessClock, table: Table, needs: Sequence[Needs], keys: Sequence[str], lacking: Sequence[Lack]
+) -> dict[str, str]:
+    """What partitions are made without, in words, by key: hours of their day that were not in, or of a day before where they read it."""
+    if not lacking:
+        return {}
+    reads_earlier = any(need.as_of or need.back or need.evening_before for need in needs)
+    definition = clock.hours if table.grain == "hour" else clock.days
+    incomplete = {}
+    for key in keys:
+        window = definition.time_window_for_partition_key(key)
+        day = clock.day_of(window.start)
+        found = [
+            lack for lack in lacking if lack.first_hour < window.end and (lack.day == day or (reads_earlier and lack.day < day))
+        ]
+        if found:
+            incomplete[key] = "; ".join(lack.in_words(clock.settings.business.zone) for lack in found)
+    return incomplete
 
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
@@ -402,8 +430,7 @@ def _missing_inputs(
     for need in needs:
         definition = platform.clock.hours if need.hourly else platform.clock.days
         start, end = _needed(platform.clock, need, window, by_the_hour)
-        zone = platform.settings.business.zone
-        wanted = definition.get_partition_keys_in_time_window(dg.TimeWindow(start.astimezone(zone), end.astimezone(zone)))
+        wanted = keys_between(definition, start, end)
         there = partitions_there(context.instance, need.asset)
         absent = [key for key in wanted if key not in there]
         if absent:

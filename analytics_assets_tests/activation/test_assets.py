@@ -6,13 +6,15 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import polars as pl
+import pyarrow as pa
 
 from analytics_assets.activation.generations import Channel
+from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS
 
 DAY, NEXT = date(2026, 3, 3), date(2026, 3, 4)
 
@@ -105,6 +107,20 @@ def test_a_dead_input_day_holds_the_list_and_the_last_one_stands(shop, why_of) -
         2,
     )
     assert any("recommendations" in reason for reason in status["reasons"])
+
+
+def test_a_night_that_did_not_wait_sends_nothing_until_its_day_is_whole(evening, why_of) -> None:
+    lake = evening.platform.lake
+    hour = datetime(2026, 3, 3, 23, tzinfo=UTC)
+    row = {"event_date": DAY, "hour": hour, "received_until": hour + timedelta(minutes=9)}
+    lake.replace(INCOMPLETE_HOURS, pa.Table.from_pylist([row], schema=INCOMPLETE_HOURS.arrow_schema()), None, {})
+    says = "2026-03-03 was computed without its last 1 hour: the export had been received until 2026-03-03 23:09"
+    for name in ("email_campaign", "onsite_recommendations"):
+        assert says in why_of(evening.run(name))
+        assert evening.run(name, day=date(2026, 3, 2)).success
+    assert evening.status("email")["state"] == "held" and says in evening.status("email")["reasons"]
+    lake.replace(INCOMPLETE_HOURS, INCOMPLETE_HOURS.arrow_schema().empty_table(), None, {})
+    assert evening.run("email_campaign", "onsite_recommendations").success
 
 
 def test_the_hold_is_lifted_when_the_day_comes_and_kept_when_an_older_one_does(shop) -> None:

@@ -26,7 +26,7 @@ def hourly_load(branch):
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             ).success
 
-    assert run(), "the shop's own hours are marked"
+    assert run(), "the shop's own hours are computed, and no news"
     return run
 
 
@@ -46,7 +46,7 @@ def test_late_records_mark_their_hour_once_and_the_hours_beside_it_not_at_all(br
     late_order(branch, lines)
     for _ in range(2):
         assert hourly_load()
-        assert (marks(branch, LATE_HOUR), marks(branch, "2011-10-30-19:00")) == (2, 1)
+        assert (marks(branch, LATE_HOUR), marks(branch, "2011-10-30-19:00")) == (1, 0)
 
 
 @pytest.mark.parametrize("dies_in", ["_mark_hours", "_marked_before"])
@@ -62,15 +62,15 @@ def test_a_load_that_dies_between_its_files_and_its_marks_is_made_up_for_by_the_
         broken.setattr(loading, dies_in, dies)
         assert not hourly_load()
     assert branch.lake_query("SELECT count(*) FROM export_files", loading.EXPORT_FILES) == [(5,)], "the files are in"
-    assert marks(branch, LATE_HOUR) == 1
-    assert hourly_load() and marks(branch, LATE_HOUR) == 2
+    assert marks(branch, LATE_HOUR) == 0
+    assert hourly_load() and marks(branch, LATE_HOUR) == 1
 
 
 def test_hours_of_files_that_another_command_loaded_are_marked_too(branch, lines, hourly_load) -> None:
     late_order(branch, lines)
     branch.load()
-    assert marks(branch, LATE_HOUR) == 1, "`make run` computes by itself"
-    assert hourly_load() and marks(branch, LATE_HOUR) == 2
+    assert marks(branch, LATE_HOUR) == 0, "`make run` computes by itself"
+    assert hourly_load() and marks(branch, LATE_HOUR) == 1
 
 
 def test_a_clock_that_is_set_back_hides_no_late_file(branch, lines, hourly_load, monkeypatch) -> None:
@@ -83,7 +83,7 @@ def test_a_clock_that_is_set_back_hides_no_late_file(branch, lines, hourly_load,
     with monkeypatch.context() as earlier:
         earlier.setattr(loading, "datetime", Yesterday)
         assert hourly_load()
-    assert marks(branch, LATE_HOUR) == 2
+    assert marks(branch, LATE_HOUR) == 1
 
 
 def test_a_changed_file_that_somebody_accepted_marks_its_hours(branch, lines, hourly_load) -> None:
@@ -94,4 +94,37 @@ def test_a_changed_file_that_somebody_accepted_marks_its_hours(branch, lines, ho
     path.write_bytes(order + b"\n")
     os.utime(path, (1, 1))
     loading.load(branch.settings, branch.home, accept=["revisions/12.json"])
-    assert hourly_load() and marks(branch, LATE_HOUR) == 3
+    assert hourly_load() and marks(branch, LATE_HOUR) == 2
+
+
+def test_the_first_load_marks_the_hours_of_the_lookback_alone(new_company, lines) -> None:
+    settings = lines.settings.replace("first_day = 2011-10-29", "first_day = 2011-10-20")
+    company = new_company(lines.autumn(), settings)
+    with company.instance() as instance:
+        job = build_definitions(company.platform()).resolve_job_def("load_exports")
+        assert job.execute_in_process(instance=instance).success
+        found = sorted(instance.get_materialized_partitions(dg.AssetKey("raw_event_hours")))
+    assert (found[0], found[-1]) == ("2011-10-26-00:00", "2011-11-01-23:00")
+
+
+def test_a_file_that_the_index_names_and_that_is_not_there_is_told_and_one_that_was_loaded_is_not_missed(
+    new_company, lines
+) -> None:
+    company = new_company(lines.autumn())
+
+    def load() -> dg.AssetCheckEvaluation:
+        with company.instance() as instance:
+            job = build_definitions(company.platform()).resolve_job_def("load_exports")
+            result = job.execute_in_process(instance=instance)
+        return next(one for one in result.get_asset_check_evaluations() if one.check_name == "every_file_is_there")
+
+    revisions = company.export / "revisions"
+    (revisions / "3.json").rename(company.export / "3.elsewhere")
+    company.load()
+    found = load()
+    assert not found.passed and found.severity == dg.AssetCheckSeverity.WARN and found.metadata["missing"].value == "3"
+    (company.export / "3.elsewhere").rename(revisions / "3.json")
+    assert load().passed
+    (revisions / "1.json").unlink()
+    found = load()
+    assert found.passed and found.metadata["loaded, and no longer there"].value == "revisions/1.json"

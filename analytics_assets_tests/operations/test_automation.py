@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from analytics_assets.operations.automation import when_inputs_changed
+from analytics_assets.partitions import all_earlier_days
 
 NOW = datetime(2011, 11, 3, 0, 30, tzinfo=UTC)
 HOURS = dg.HourlyPartitionsDefinition(start_date="2011-11-01-00:00", timezone="Europe/London")
@@ -117,3 +118,93 @@ def test_an_ignored_input_does_not_request_its_day(ignored: bool) -> None:
             pass
         clock.made("identities", "2011-11-01")
         assert clock.tick() == (set() if ignored else {"2011-11-01"})
+
+
+# ------------------------------------------------------------------------------------ what is requested together
+
+
+class Chain:
+    """Hours, orders of a day, customers as of a day; runs are Dagster's own and carry the tag of what conditions request."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        @dg.asset(partitions_def=HOURS)
+        def events() -> None: ...
+
+        @dg.asset(
+            partitions_def=DAYS, automation_condition=when_inputs_changed(),
+            deps=[dg.AssetDep("events", partition_mapping=dg.TimeWindowPartitionMapping())],
+        )  # fmt: skip
+        def orders() -> None: ...
+
+        @dg.asset(
+            partitions_def=DAYS, automation_condition=when_inputs_changed(),
+            deps=[dg.AssetDep("orders", partition_mapping=all_earlier_days())],
+        )  # fmt: skip
+        def customers() -> None: ...
+
+        self.assets = {"events": events, "orders": orders, "customers": customers}
+        self.definitions, self.instance, self.cursor, self.now = dg.Definitions(list(self.assets.values())), instance, None, NOW
+        self.tick()
+        self.arrive(*hours("2011-11-01"), *hours("2011-11-02"))
+        while requested := self.tick():
+            for asset, keys in requested.items():
+                self.run(asset, *keys)
+
+    def tick(self) -> dict[str, list[str]]:
+        """What the next tick requests, inputs first."""
+        self.now += timedelta(minutes=1)
+        result = dg.evaluate_automation_conditions(self.definitions, self.instance, evaluation_time=self.now, cursor=self.cursor)
+        self.cursor = result.cursor
+        found = {name: sorted(result.get_requested_partitions(dg.AssetKey(name))) for name in ("orders", "customers")}
+        return {name: keys for name, keys in found.items() if keys}
+
+    def arrive(self, *keys: str, asset: str = "events") -> None:
+        """An update that no condition requested."""
+        for key in keys:
+            self.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
+
+    def run(self, asset: str, *keys: str) -> None:
+        """A run that a condition requested."""
+        for key in keys:
+            tags = {"dagster/from_automation_condition": "true"}
+            dg.materialize([self.assets[asset]], instance=self.instance, partition_key=key, tags=tags)
+
+
+LATE = {"orders": ["2011-11-01"], "customers": ["2011-11-01", "2011-11-02"]}
+
+
+@pytest.fixture
+def chain():
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = Chain(instance)
+        made.arrive("2011-11-01-07:00")
+        assert made.tick() == LATE
+        yield made
+
+
+def test_what_was_requested_with_its_input_does_not_run_again_when_the_input_arrives(chain) -> None:
+    chain.run("orders", *LATE["orders"])
+    chain.run("customers", *LATE["customers"])
+    assert chain.tick() == chain.tick() == {}
+
+
+def test_what_was_requested_with_its_input_and_never_ran_is_requested_again(chain) -> None:
+    assert chain.tick() == {}
+    chain.run("orders", *LATE["orders"])
+    assert chain.tick() == {"customers": LATE["customers"]}
+    chain.run("customers", *LATE["customers"])
+    assert chain.tick() == chain.tick() == {}
+
+
+def test_an_update_from_outside_between_the_request_and_its_end_is_not_lost(chain) -> None:
+    chain.run("orders", *LATE["orders"])
+    chain.arrive("2011-11-01", asset="orders")
+    chain.run("customers", *LATE["customers"])
+    assert chain.tick() == {"customers": LATE["customers"]}
+
+
+def test_an_hour_that_comes_in_while_its_day_runs_requests_the_day_again(chain) -> None:
+    chain.run("events", "2011-11-01-08:00")
+    chain.run("orders", *LATE["orders"])
+    chain.run("customers", *LATE["customers"])
+    assert chain.tick() == LATE

@@ -1,6 +1,6 @@
 """Freshness looks at the newest business time in a table, never at when somebody last ran something."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -37,14 +37,16 @@ def at_the_time(monkeypatch):
 
 def check(company, table, settings=None) -> dg.AssetCheckResult:
     platform = build_platform(settings or company.settings, company.home)
-    return freshness_checks(platform, [table])[0](dg.build_asset_check_context())
+    with company.instance() as instance:
+        return freshness_checks(platform, [table])[0](dg.build_asset_check_context(instance=instance))
 
 
 def test_a_historical_export_that_is_caught_up_is_fresh_for_ever(company) -> None:
     platform = company.platform()
     end = datetime(2011, 11, 2, tzinfo=UTC)
     for table in (ORDERS, EVENTS):
-        assert newest_business_time(platform, table) == expected_business_time(platform, table) == end
+        with company.instance() as instance:
+            assert newest_business_time(platform, table, instance) == expected_business_time(platform, table) == end
         assert check(company, table).passed
 
 
@@ -101,20 +103,29 @@ def test_a_live_hour_is_due_three_hours_after_its_end_and_quiet_hours_are_tolera
 )
 def test_states(newest: int | None, tolerated: int, failed_before: bool, state: str) -> None:
     at = lambda day: datetime(2011, 11, day, tzinfo=UTC)  # noqa: E731
-    assert state_of(newest and at(newest), at(10), timedelta(days=tolerated), failed_before, computed=False) == state
+    assert state_of(newest and at(newest), at(10), timedelta(days=tolerated), failed_before) == state
 
 
-def test_a_table_that_was_computed_and_never_held_a_row_is_not_stale(branch) -> None:
-    platform = branch.platform()
-    check = freshness_checks(platform, [ACCOUNTS])[0]
-    with dg.DagsterInstance.ephemeral() as instance:
-        definitions = dg.Definitions(assets=[dg.AssetSpec("accounts")], asset_checks=[check])
-        (found,) = (
-            definitions.resolve_implicit_global_asset_job_def()
-            .execute_in_process(instance=instance)
-            .get_asset_check_evaluations()
-        )
-    assert found.passed and found.metadata["state"].value == "empty"
+@pytest.mark.parametrize(("newest", "state"), [(10, "incomplete"), (9, "late"), (7, "stale")])
+def test_a_day_without_its_last_hours_is_neither_fresh_nor_as_bad_as_none(newest: int, state: str) -> None:
+    at = lambda day: datetime(2011, 11, day, tzinfo=UTC)  # noqa: E731
+    assert state_of(at(newest), at(10), timedelta(days=2), True, lacking=True) == state
+
+
+def test_a_table_that_was_computed_and_never_held_a_row_is_not_stale(company) -> None:
+    assert not company.query("FROM accounts")
+    assert check(company, ACCOUNTS).metadata["state"].value == "fresh"
+
+
+def test_a_last_day_without_a_sale_is_there_and_one_without_an_event_is_not(new_company, lines) -> None:
+    last = {3: (lines.at("2011-11-01 23:59:59"), [lines.event("visited site", "bob@x.test", lines.at("2011-10-31 23:00"))])}
+    made = new_company(lines.autumn() | last)
+    made.load()
+    made.catch_up()
+    assert made.query("SELECT max(order_date) FROM orders") == [(date(2011, 10, 31),)]
+    assert check(made, ORDERS).passed
+    found = check(made, EVENTS, parse_settings(lines.settings.replace("11-01", "11-02"), "x"))
+    assert not found.passed and found.metadata["newest business time"].value == "2011-11-01 00:00:00+00:00"
 
 
 def test_the_check_that_passes_after_it_failed_says_recovered_once(branch, at_the_time) -> None:

@@ -169,8 +169,8 @@ def _count_events(work: Work, rows: pa.Table) -> None:
     work.metadata["events"] = f"{counted:,} of accounts + {events - int(counted):,} of nobody's = {events:,}"
 
 
-def usage_assets(platform: Platform, condition: dg.AutomationCondition) -> list[dg.AssetsDefinition]:
-    """The hourly asset `account_usage` and the daily asset `account_days`."""
+def usage_assets(platform: Platform, hourly: dg.AutomationCondition, daily: dg.AutomationCondition) -> list[dg.AssetsDefinition]:
+    """The hourly asset `account_usage` and the daily asset `account_days`, each with its condition."""
     settings = ("accounts", "subscriptions", "identity.blocked")
     return [
         table_asset(
@@ -180,7 +180,7 @@ def usage_assets(platform: Platform, condition: dg.AutomationCondition) -> list[
             needs=[Needs("events", hourly=True, back=MOST_HOURS_OF_A_DAY), Needs("accounts", evening_before=True)],
             settings=settings,
             group="saas",
-            condition=condition,
+            condition=hourly,
         ),
         table_asset(
             platform,
@@ -189,6 +189,6 @@ def usage_assets(platform: Platform, condition: dg.AutomationCondition) -> list[
             needs=[Needs("events", hourly=True, back=1), Needs("accounts", evening_before=True)],
             settings=settings,
             group="saas",
-            condition=condition,
+            condition=daily,
         ),
     ]
