@@ -37,12 +37,13 @@ _MARKED = "hours marked up to the load of"
 class Loaded:
     """What a load did: the files that were new, and up to when the export has been received.
 
-    `missing` files are named by the index and have never been there; `gone` ones were loaded, and are no longer there.
+    `loaded_before` is when the newest of the other files was loaded; `missing` files are named by the index and have never been there; `gone` ones were loaded, and are no longer there.
     """
 
     files: list[str]
     lines: int
     through: datetime | None
+    loaded_before: datetime | None
     missing: list[str]
     gone: list[str]
 
@@ -106,7 +107,8 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
         }
         new = [file for file in files if _is_new(file, known, folder, file.name in accept)]
         # A clock may be set back; which hours were marked goes by this order.
-        loaded_at = max(datetime.now(UTC), (_newest_load(connection) or _LONG_AGO) + timedelta(microseconds=1))
+        loaded_before = _newest_load(connection)
+        loaded_at = max(datetime.now(UTC), (loaded_before or _LONG_AGO) + timedelta(microseconds=1))
         facts: list[dict[str, Any]] = []
         for batch in _batches(new):
             landed = kissmetrics.read(connection, batch)
@@ -136,6 +138,7 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
         files=[fact["file"] for fact in facts],
         lines=sum(fact["lines"] for fact in facts),
         through=through,
+        loaded_before=loaded_before,
         missing=kissmetrics.named_and_missing(folder, there | known.keys()),
         gone=sorted(known.keys() - there),
     )
@@ -388,22 +391,22 @@ def _mark_hours(
     """Tell automation which hours came in: those that records touched, and those that are over, with whatever there is of them.
 
     Files count that were loaded since hours were last marked *and it was recorded*, not those of this load: a run that is
-    killed between the commit of the files and its marks would leave late hours unmarked for ever. Where no hour was ever marked,
-    those that `make run` has computed are no news. Nor are hours before the lookback, which automation leaves alone, unless they
-    were computed and are outdated now: the first load of a year marked 8,760 hours one by one.
+    killed between the commit of the files and its marks would leave late hours unmarked for ever. Where that was never recorded,
+    what `make run` has loaded and computed is no news. Nor are hours before the lookback, which automation leaves alone, unless
+    they were computed and are outdated now: the first load of a year marked 8,760 hours one by one.
 
     Returns:
         The newest load whose hours are marked now.
     """
-    touched, newest = _touched_hours(platform, before)
+    touched, newest = _touched_hours(platform, before or loaded.loaded_before)
     if loaded.through is None:
         return newest
     clock, are_in = platform.clock, hours_in(platform, loaded.through)
     computed = context.instance.get_materialized_partitions(dg.AssetKey("events"))
     known = computed | context.instance.get_materialized_partitions(dg.AssetKey("raw_event_hours"))
-    news = (touched if before else set()) | hours_to_restate(platform, loaded.through)
+    touched |= hours_to_restate(platform, loaded.through)
     for hour, key in clock.hour_keys(clock.begins(clock.first_day), hours_due(platform, loaded.through)).items():
-        if (hour in news or key not in known) and (key in computed or hour >= clock.now() - LOOKBACK):
+        if (hour in touched or key not in known) and (key in computed or hour >= clock.now() - LOOKBACK):
             says = {} if hour < are_in else {"incomplete": f"not waited for: the export had been received until {loaded.through}"}
             context.log_event(dg.AssetMaterialization("raw_event_hours", partition=key, metadata=says))
     return newest

@@ -104,7 +104,7 @@ def test_the_first_load_marks_the_hours_of_the_lookback_alone(new_company, lines
         job = build_definitions(company.platform()).resolve_job_def("load_exports")
         assert job.execute_in_process(instance=instance).success
         found = sorted(instance.get_materialized_partitions(dg.AssetKey("raw_event_hours")))
-    assert (found[0], found[-1]) == ("2011-10-26-00:00", "2011-11-01-23:00")
+    assert (found[0], found[-1]) == ("2011-10-26-01:00", "2011-11-01-23:00")
 
 
 def test_a_file_that_the_index_names_and_that_is_not_there_is_told_and_one_that_was_loaded_is_not_missed(
