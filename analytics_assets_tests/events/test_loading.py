@@ -100,6 +100,7 @@ def test_a_changed_file_that_somebody_accepted_marks_its_hours(branch, lines, ho
 def test_the_first_load_marks_the_hours_of_the_lookback_alone(new_company, lines) -> None:
     settings = lines.settings.replace("first_day = 2011-10-29", "first_day = 2011-10-20")
     company = new_company(lines.autumn(), settings)
+    loading.pin_export(company.home, company.export, "kissmetrics")
     with company.instance() as instance:
         job = build_definitions(company.platform()).resolve_job_def("load_exports")
         assert job.execute_in_process(instance=instance).success
