@@ -14,7 +14,7 @@ from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT
 from analytics_assets.operations.freshness import FRESHNESS_JOB
 from analytics_assets.partitions import LOOKBACK
-from analytics_assets.warehouse.assets import FILL, Platform
+from analytics_assets.warehouse.assets import FILL, Platform, partitions_there
 
 # So long after the last run nothing is about to be requested any more: automation looks every half minute.
 SETTLED = timedelta(minutes=10)
@@ -72,12 +72,12 @@ def outdated_days(
 
 
 def _made(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Sequence[str]) -> "pl.Series":
-    """When each partition was last computed, as Dagster's running number of events; NULL for one that never was."""
+    """When each partition was last computed, as Dagster's running number of events; NULL for one that is not there."""
     import polars as pl
 
-    storage = instance.event_log_storage
+    storage, there = instance.event_log_storage, partitions_there(instance, asset.to_user_string())
     numbers = storage.get_latest_storage_id_by_partition(asset, DagsterEventType.ASSET_MATERIALIZATION)
-    return pl.Series([numbers.get(key) for key in keys], dtype=pl.Float64)
+    return pl.Series([numbers[key] if key in there else None for key in keys], dtype=pl.Float64)
 
 
 def _newest(values: "pl.Series", mapping: dg.PartitionMapping | None) -> "pl.Series":

@@ -89,6 +89,12 @@ def test_within_the_lookback_a_day_is_named_once_nothing_is_at_work_that_could_r
     assert not up_to_date_check(record.platform)(context).passed
 
 
+def test_a_day_that_maintenance_took_out_is_not_outdated(record) -> None:
+    record.made("raw_event_hours", "2011-10-11-05:00")
+    record.instance.report_runless_asset_event(dg.AssetObservation("customers", partition="2011-10-11"))
+    assert (record.outdated()["customers"], record.outdated()["customer_segments"]) == ([12], [11, 12])
+
+
 def test_what_the_night_picks_up_makes_nothing_outdated(record) -> None:
     record.made("identities", "2011-10-11")
     record.made("accounts", "2011-10-11")
