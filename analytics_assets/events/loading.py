@@ -265,11 +265,18 @@ def hours_due(platform: Platform, through: datetime) -> datetime:
     return max(are_in, clock.begins(min(over, clock.day_of(through)) + timedelta(days=1)))
 
 
-def hours_to_restate(platform: Platform, through: datetime) -> set[datetime]:
-    """Hours that were computed before they were in, and are in now."""
-    clock, end = platform.clock, hours_in(platform, through)
+def lacking_hours(platform: Platform) -> set[datetime]:
+    """Hours that were computed before they were in."""
+    clock = platform.clock
     of_days = (clock.hour_keys(lack.first_hour, clock.begins(lack.day + timedelta(days=1))) for lack in lacks(platform.lake))
-    return {hour for hours in of_days for hour in hours if hour < end}
+    return {hour for hours in of_days for hour in hours}
+
+
+def hours_to_restate(platform: Platform, through: datetime) -> set[datetime]:
+    """Hours that were computed before they were in, and have been received since: silence makes nothing whole."""
+    clock = platform.clock
+    end = clock.now() if clock.is_over else _received(platform, through)
+    return {hour for hour in lacking_hours(platform) if hour < end}
 
 
 def hours_in(platform: Platform, through: datetime) -> datetime:
@@ -283,6 +290,11 @@ def hours_in(platform: Platform, through: datetime) -> datetime:
         return clock.now()
     if clock.now() - through > SILENCE:
         return clock.begins(clock.day_of(through) + timedelta(days=1))
+    return _received(platform, through)
+
+
+def _received(platform: Platform, through: datetime) -> datetime:
+    clock = platform.clock
     end = min(through, clock.now())
     end -= timedelta(
         seconds=(end.astimezone(platform.settings.business.zone).minute * 60 + end.second), microseconds=end.microsecond

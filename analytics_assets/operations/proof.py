@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from analytics_assets.events.loading import data_through, hours_to_restate
+from analytics_assets.events.loading import lacking_hours
 from analytics_assets.operations.catch_up import differing_hours, needed_partitions
 from analytics_assets.warehouse.assets import RETRIES, Computation, Platform, Work, in_window, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine, show
@@ -92,9 +92,7 @@ def sampled_windows(
     chosen: dict[str, dict[str, Window]] = {}
     start = clock.begins(clock.first_day)
     begins = {key: hour for hour, key in clock.hour_keys(start, clock.now()).items()}
-    changed = set(differing_hours(platform, start, clock.now()))
-    if through := data_through(platform.home):
-        changed |= hours_to_restate(platform, through)
+    changed = set(differing_hours(platform, start, clock.now())) | lacking_hours(platform)
     there = instance.get_materialized_partitions(dg.AssetKey("events"))
     sound = {"events": [key for key, hour in begins.items() if key in there and hour not in changed]}
     for needed in needed_partitions(platform, instance, definitions):

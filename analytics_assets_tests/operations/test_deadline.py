@@ -148,6 +148,9 @@ def test_a_day_that_could_not_be_waited_for_says_so_until_it_is_restated(late_ex
     assert (alert.alert.kind, alert.alert.severity, alert.alert.subject) == (INCOMPLETE, "warning", "events")
     assert "4 hours were computed before they were in" in alert.alert.text
 
+    at_the_time("2011-11-03T09:20")
+    assert hours_to_restate(company.platform(), datetime(2011, 10, 30, 20, 10, tzinfo=UTC)) == set(), "silence is no answer"
+
     for number, (received, lines_of_file) in rest.items():
         company.add(number, received, lines_of_file)
     at_the_time("2011-10-31T09:20")
