@@ -57,6 +57,7 @@ DECLARATIONS = {
     "records": ["7b93b10e"],
     "export_files": ["ca96cf1d"],
     "rejected_lines": ["cf8e9e29"],
+    "incomplete_hours": ["c05a5cfe"],
     "property_sets": ["0e8261e5"],
     "account_records": ["d6f83f8a"],
     "events": ["135514e2"],
