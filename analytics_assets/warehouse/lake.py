@@ -88,6 +88,10 @@ class _File:
     rows: int
     writer: pq.ParquetWriter
 
+    @property
+    def has_room(self) -> bool:
+        return self.writer.is_open and self.rows < ROWS_OF_A_STAGED_FILE
+
 
 @dataclass
 class Staged:
@@ -118,10 +122,16 @@ class Staged:
         if len(days) > 1:
             raise ValueError(f"{self.table.name}: a staged part has rows of {days[0]} and of {days[1]}")
         part = part.drop_columns(column)
-        if not self._files or self._files[-1].day != days[0] or self._files[-1].rows >= ROWS_OF_A_STAGED_FILE:
+        if not self._files or self._files[-1].day != days[0] or not self._files[-1].has_room:
             self._open(days[0], part.schema)
         self._files[-1].writer.write_table(part, row_group_size=part.num_rows)
         self._files[-1].rows += part.num_rows
+
+    def extend(self, later: Staged) -> None:
+        """Take over the rows of another one, which follow these in order of the key."""
+        later.files()
+        self._files += later._files
+        later._files = []
 
     def _open(self, day: date, schema: pa.Schema) -> None:
         self.files()

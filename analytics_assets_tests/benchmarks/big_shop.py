@@ -56,6 +56,7 @@ class BigShop:
             kind=pl.lit("order"),
             identity=identity,
             ordered_at=pl.lit(start) + pl.duration(days=pl.col("day"), hours=12),
+            received_at=pl.lit(None, pl.Datetime("us", "UTC")),
             currency=pl.lit("GBP"),
             net_revenue=pl.col("spend").round(2).cast(pl.Decimal(18, 2)),
             item_lines="lines",

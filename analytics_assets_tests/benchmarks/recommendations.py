@@ -194,5 +194,5 @@ def measure(repetitions: int, folder: Path, customers: int = 200_000, products: 
 def _all_lists(histories: Histories) -> Iterator[Lists]:
     products = histories.shape[1]
     model = next(iter(candidates(histories.bought, np.ones(products), with_ease=False).values()))
-    for kind in assets.KINDS:
-        yield from make_lists(kind, histories, model, np.ones(products, np.bool_), np.arange(products), 20)
+    for part in make_lists(assets.KINDS, histories, model, np.ones(products, np.bool_), np.arange(products), 20):
+        yield from part.values()

@@ -15,7 +15,7 @@ import pyarrow as pa
 from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.retail.customers.assets import CUSTOMERS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
-from analytics_assets.retail.recommendations.evaluation import Quality, quality
+from analytics_assets.retail.recommendations.evaluation import Pairs, Quality, quality
 from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Bools, Histories, Ints, Kind, Lists, make_lists
 from analytics_assets.retail.recommendations.promises import prepare_promises, promises
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
@@ -38,6 +38,7 @@ FEWEST_TO_CHOOSE_BY = 100
 """With 100 customers a recall of .15 has a standard error of about .02: fewer cannot tell models apart."""
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
+LINES_AT_ONCE = 1_000_000
 DAYS = 2**20
 """More days than any history has: purchases and the age of the last one make one number."""
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
@@ -136,12 +137,18 @@ class Night:
         with_history = {f"own history + {name}": model for name, model in self.candidates.items()}
         return {**with_history, "own history": nothing, YARDSTICK: nothing}
 
-    def lists(self, kind: Kind, model: str, histories: Histories) -> Iterator[Lists]:
-        """The lists of some customers, made with one of the models."""
-        if model == YARDSTICK:
-            histories = replace(histories, weight=np.zeros(len(histories.weight)))
-        settings, chosen = self.settings, self.models(kind)[model]
-        return make_lists(kind, histories, chosen, self.offered, self.popular, settings.length, settings.rest_days)
+    def lists(self, chosen: Mapping[Kind, str], histories: Histories, with_reasons: bool = True) -> Iterator[dict[Kind, Lists]]:
+        """The lists of some customers, each kind made with the model that was chosen for it."""
+        models = {kind: self.models(kind)[name] for kind, name in chosen.items()}
+        for model in {id(model): model for model in models.values()}.values():
+            kinds = [kind for kind in chosen if models[kind] is model]
+            known = histories
+            if chosen[kinds[0]] == YARDSTICK:
+                known = replace(histories, weight=np.zeros(len(histories.weight)))
+            yield from make_lists(
+                kinds, known, model, self.offered, self.popular, self.settings.length, self.settings.rest_days,
+                with_reasons=with_reasons,
+            )  # fmt: skip
 
 
 def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease: bool | None = None) -> Night:
@@ -160,15 +167,12 @@ def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease:
     work.connection.register("listed_customers", people.to_arrow())
     catalogue = work.sql(_HERE / "catalogue.sql", **parameters).pl().sort("product")
     work.connection.register("catalogue", catalogue.to_arrow())
-    rows = work.sql(_HERE / "histories.sql", **parameters).pl()
-    histories = Histories.of(
+    lines = work.sql(_HERE / "history_lines.sql", as_of=as_of, until=until).to_arrow_reader(LINES_AT_ONCE)
+    histories = Histories.of_lines(
         (len(people), len(catalogue)),
-        rows["customer"].to_numpy(),
-        rows["product"].to_numpy(),
-        rows["weight"].to_numpy() / 1e6,
-        rows["purchases"].to_numpy(),
-        rows.select((pl.lit(until) - pl.col("last_date")).dt.total_days().fill_null(-1)).to_series().to_numpy(),
-        rows["returned"].to_numpy() > 0,
+        ((batch[name].to_numpy() for name in ("customer", "product", "age", "returned")) for batch in lines),
+        HISTORY_HALF_LIFE_DAYS,
+        settings.history_days,
     )
     oldest = until - timedelta(days=settings.assortment_days - 1)
     offered = catalogue.select(
@@ -240,24 +244,23 @@ def _keep_only_orders_of(work: Work, day: date, some: pl.DataFrame) -> None:
 def measured_at(known: Night, kind: Kind, later: pl.DataFrame) -> dict[str, Quality]:
     """The quality of each model for one list at one cut-off."""
     histories = known.histories
-    bought: dict[int, set[int]] = {}
-    for customer, product in later.select("customer", pl.col("product").fill_null(-1 - pl.int_range(pl.len()))).iter_rows():
-        bought.setdefault(customer, set()).add(product)
-    before = {}
-    for customer in bought:
-        entries = slice(histories.starts[customer], histories.starts[customer + 1])
-        before[customer] = set(histories.products[entries][histories.purchases[entries] > 0].tolist())
+    # What the catalogue does not know yet is nobody's repeat: a number of its own for each.
+    product = later.select(pl.col("product").fill_null(-1 - pl.int_range(pl.len()))).to_series().to_numpy()
+    bought = Pairs(later["customer"].to_numpy(), product)
+    buyers = np.unique(bought.customer)
+    theirs = histories.only(buyers)
+    there = theirs.purchases > 0
+    before = Pairs(np.repeat(buyers, np.diff(theirs.starts))[there], theirs.products[there])
     if kind == "discover":
-        bought = {customer: products - before[customer] for customer, products in bought.items()}
-    counted = sorted(customer for customer, products in bought.items() if products and before[customer])
-    chosen = np.array(counted[:: -(-len(counted) // EVALUATED_CUSTOMERS) or 1], dtype=np.int64)
-    targets = {place: bought[customer] for place, customer in enumerate(chosen.tolist())}
+        bought = bought.only(~bought.among(before))
+    counted = np.intersect1d(bought.customer, before.customer)
+    chosen = counted[:: -(-len(counted) // EVALUATED_CUSTOMERS) or 1]
+    bought = bought.only(np.isin(bought.customer, chosen))
+    targets = Pairs(np.searchsorted(chosen, bought.customer), bought.product)
     found = {}
     for model in known.models(kind):
-        lists: dict[int, list[int]] = {}
-        for part in known.lists(kind, model, histories.only(chosen)):
-            for customer, product in zip(part.customer.tolist(), part.product.tolist(), strict=True):
-                lists.setdefault(customer, []).append(product)
+        made = known.lists({kind: model}, histories.only(chosen), with_reasons=False)
+        lists = Pairs.together([Pairs(part[kind].customer, part[kind].product) for part in made])
         found[model] = quality(lists, targets, int(known.offered.sum()))
     return found
 
@@ -314,11 +317,14 @@ def recommendations(work: Work) -> Mapping[str, Rows]:
         measured = evaluated(work, day, people, len(tonight.catalogue) <= MOST_PRODUCTS_OF_EASE)
         chosen = {kind: choose(measured, kind, list(tonight.models(kind))) for kind in KINDS}
         names = Names.of(tonight.catalogue, day)
+        of_kind = {kind: work.stage(RECOMMENDATIONS) for kind in KINDS}
+        for part in tonight.lists({kind: model for kind, (model, _) in chosen.items()}, tonight.histories):
+            for kind, lists in part.items():
+                of_kind[kind].append(_customer_rows(lists, people, names, kind))
         for kind in KINDS:
-            for lists in tonight.lists(kind, chosen[kind][0], tonight.histories):
-                staged.append(_customer_rows(lists, people, names, kind))
-        of_pages = tonight.lists("discover", chosen["discover"][0], _pages(len(tonight.catalogue)))
-        pages.extend(_product_rows(lists, names) for lists in of_pages)
+            staged.extend(of_kind[kind])
+        of_pages = tonight.lists({"discover": chosen["discover"][0]}, _pages(len(tonight.catalogue)))
+        pages.extend(_product_rows(part["discover"], names) for part in of_pages)
         verdicts = _verdicts(measured, chosen, day)
         qualities.append(work.rows_of(RECOMMENDATION_QUALITY, verdicts.to_arrow()))
     for kind in KINDS:

@@ -1,5 +1,5 @@
 -- One row per product that was ever ordered up to the day `until`: what it is called, and how well it sells of late.
--- Sales are weighed by age, in whole millionths: these add up to the same sum in any order.
+-- Sales are weighed by age, in whole millionths: these add up to the same sum in any order. The lines are read once.
 WITH lines AS (
     SELECT product_id, product_name, category, order_date, DATE_DIFF('day', order_date, CAST($until AS DATE)) AS age
     FROM order_items
@@ -8,6 +8,8 @@ WITH lines AS (
 weighed AS (
     SELECT
         product_id,
+        product_name,
+        category,
         order_date,
         CASE
             WHEN order_date >= $first_day
@@ -21,21 +23,32 @@ weighed AS (
         END AS sold_lately
     FROM lines
 ),
+called AS (
+    SELECT
+        product_id,
+        product_name,
+        category,
+        MAX(order_date) AS last_date,
+        SUM(sold) AS sold,
+        SUM(sold_lately) AS sold_lately
+    FROM weighed
+    GROUP BY product_id, product_name, category
+),
 sales AS (
     SELECT
         product_id,
-        MAX(order_date) AS last_date,
+        MAX(last_date) AS last_date,
         CAST(SUM(sold) AS BIGINT) AS sold,
         CAST(SUM(sold_lately) AS BIGINT) AS sold_lately
-    FROM weighed
+    FROM called
     GROUP BY product_id
 ),
 names AS (
     SELECT
         product_id,
         product_name,
-        ROW_NUMBER() OVER (PARTITION BY product_id ORDER BY MAX(order_date) DESC, product_name DESC) AS preference
-    FROM lines
+        ROW_NUMBER() OVER (PARTITION BY product_id ORDER BY MAX(last_date) DESC, product_name DESC) AS preference
+    FROM called
     WHERE product_name IS NOT NULL
     GROUP BY product_id, product_name
 ),
@@ -43,8 +56,8 @@ categories AS (
     SELECT
         product_id,
         category,
-        ROW_NUMBER() OVER (PARTITION BY product_id ORDER BY MAX(order_date) DESC, category DESC) AS preference
-    FROM lines
+        ROW_NUMBER() OVER (PARTITION BY product_id ORDER BY MAX(last_date) DESC, category DESC) AS preference
+    FROM called
     WHERE category IS NOT NULL
     GROUP BY product_id, category
 )

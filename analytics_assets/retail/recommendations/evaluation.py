@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from analytics_assets.retail.recommendations.lists import Bools, Ints
+from analytics_assets.retail.recommendations.similarity import Floats
 
 RECALL_AT = 20
 NDCG_AT = 10
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Products of customers, one value per pair; lists stand in order of their places."""
+
+    customer: Ints
+    """From 0, without a gap in what was bought."""
+    product: Ints
+
+    @classmethod
+    def together(cls, parts: Sequence[Pairs]) -> Pairs:
+        """The pairs of all parts, in their order."""
+        nothing = np.empty(0, np.int64)
+        return cls(*(np.concatenate((nothing, *(getattr(p, name) for p in parts))) for name in ("customer", "product")))
+
+    def only(self, chosen: Bools) -> Pairs:
+        """Those that are chosen."""
+        return Pairs(self.customer[chosen], self.product[chosen])
+
+    def places(self) -> Ints:
+        """How many pairs of the same customer stand before each; a customer's pairs stand together."""
+        first = np.flatnonzero(np.diff(self.customer, prepend=-1))
+        return np.arange(len(self.customer)) - np.repeat(first, np.diff(first, append=len(self.customer)))
+
+    def among(self, others: Pairs) -> Bools:
+        """Whether each pair is one of the others."""
+        products = np.concatenate((self.product, others.product))
+        lowest, width = products.min(initial=0), np.ptp(products) + 1 if len(products) else 1
+        mine, theirs = (pairs.customer * width + pairs.product - lowest for pairs in (self, others))
+        return np.isin(mine, theirs)
+
+
+@dataclass(frozen=True)
 class Quality:
-    """Means over the customers who bought; `coverage` is the share of the offered products that stands in any of their lists."""
+    """Means over the customers who bought; `coverage` is the share of the offered products that stands in any of their lists.
+
+    Recall is the share of what was bought that stands among the first 20 of the list; NDCG the normalised discounted cumulative
+    gain with binary relevance (Järvelin and Kekäläinen 2002) over the first 10.
+    """
 
     customers: int
     recall_at_20: float
@@ -21,33 +59,30 @@ class Quality:
     coverage: float
 
 
-def recall(listed: Sequence[int], bought: Set[int], at: int = RECALL_AT) -> float:
-    """Share of what was bought that stands among the first `at` of the list."""
-    return sum(product in bought for product in listed[:at]) / len(bought)
-
-
-def ndcg(listed: Sequence[int], bought: Set[int], at: int = NDCG_AT) -> float:
-    """Normalised discounted cumulative gain with binary relevance (Järvelin and Kekäläinen 2002), over the first `at`."""
-    discount = 1 / np.log2(np.arange(2, at + 2))
-    gained = sum(discount[place] for place, product in enumerate(listed[:at]) if product in bought)
-    return float(gained / discount[: min(at, len(bought))].sum())
-
-
-def quality(lists: Mapping[int, Sequence[int]], bought: Mapping[int, Set[int]], offered: int) -> Quality:
+def quality(lists: Pairs, bought: Pairs, offered: int) -> Quality:
     """Compare lists with what was bought, over the customers of `bought`; one without a list scores 0.
 
     Raises:
-        ValueError: somebody in `bought` bought nothing.
+        ValueError: a customer among those of `bought` bought nothing.
     """
-    if not all(bought.values()):
+    targets = np.bincount(bought.customer)
+    customers = len(targets)
+    if not customers:
+        return Quality(0, 0.0, 0.0, 0.0)
+    if not targets.all():
         raise ValueError("a customer who bought nothing has no recall")
-    customers = sorted(bought)
-    shown = {product for customer in customers for product in lists.get(customer, ())[:RECALL_AT]}
-    recalls = [recall(lists.get(customer, ()), bought[customer]) for customer in customers]
-    gains = [ndcg(lists.get(customer, ()), bought[customer]) for customer in customers]
+    place, hit = lists.places(), lists.among(bought)
+
+    def of_first(at: int, gain: Floats) -> Floats:
+        counted = hit & (place < at)
+        return np.bincount(lists.customer[counted], gain[place[counted]], customers).astype(np.float64)
+
+    discount = 1 / np.log2(np.arange(2, NDCG_AT + 2))
+    best = np.cumsum(discount)[np.minimum(targets, NDCG_AT) - 1]
+    shown = np.unique(lists.product[(place < RECALL_AT) & (lists.customer < customers)])
     return Quality(
-        len(customers),
-        float(np.mean(recalls)) if customers else 0.0,
-        float(np.mean(gains)) if customers else 0.0,
+        customers,
+        float(np.mean(of_first(RECALL_AT, np.ones(RECALL_AT)) / targets)),
+        float(np.mean(of_first(NDCG_AT, discount) / best)),
         len(shown) / offered if offered else 0.0,
     )

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from analytics_assets.retail.recommendations import assets
+from analytics_assets.retail.recommendations.lists import Histories
 from analytics_assets.warehouse.engine import engine, run
 
 HERE = Path(assets.__file__).parent
@@ -107,17 +108,24 @@ def test_histories_count_days_of_purchase_and_know_what_was_returned(shop_at):
                 returned.add((owner[event], catalogue[product]))
             elif quantity > 0:
                 days[owner[event], catalogue[product]].add(day)
-    expected = [
-        (
-            *pair,
-            len(days[pair]),
-            max(days[pair], default=None),
-            int(pair in returned),
-            sum(weight(day, parameters, 120) for day in days[pair]),
-        )
-        for pair in sorted(days.keys() | returned)
-    ]
-    assert rows_of(shop_at, "histories").sort("customer", "product").rows() == expected
+    lines = rows_of(shop_at, "history_lines")
+    columns = [lines[name].to_numpy() for name in ("customer", "product", "age", "returned")]
+    parts = [[column[start : start + 50] for column in columns] for start in range(0, len(lines), 50)]
+    found = Histories.of_lines((5, len(catalogue)), parts, 120.0, 40)
+    pairs = sorted(days.keys() | returned)
+    assert list(zip(found.owner.tolist(), found.products.tolist(), strict=True)) == pairs
+    assert np.diff(found.starts).tolist() == [sum(customer == n for customer, _ in pairs) for n in range(5)]
+    assert found.purchases.tolist() == [len(days[pair]) for pair in pairs]
+    newest = [max(days[pair], default=None) for pair in pairs]
+    assert found.last_day.tolist() == [-1 if day is None else (parameters["until"] - day).days for day in newest]
+    assert found.returned.tolist() == [pair in returned for pair in pairs]
+    assert found.weight.tolist() == [sum(weight(day, parameters, 120) for day in days[pair]) / 1e6 for pair in pairs]
+
+
+def test_nothing_bought_is_a_history_without_entries():
+    found = Histories.of_lines((3, 2), [], 120.0, 40)
+    assert found.starts.tolist() == [0, 0, 0, 0]
+    assert not len(found.products)
 
 
 def test_later_purchases_are_those_of_the_days_after_with_products_that_may_be_new(shop_at):

@@ -10,10 +10,16 @@ from analytics_assets.retail.recommendations import lists as module
 from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Histories, Lists, make_lists
 from analytics_assets.retail.recommendations.similarity import Model
 
+KINDS = ("buy_again", "discover")
+
 
 def together(parts: list[Lists]) -> Lists:
     names = ("customer", "rank", "product", "score", "basis", "source", "purchases", "last_day")
     return Lists(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def made(kind, *arguments, **others) -> Lists:
+    return together([part[kind] for part in make_lists([kind], *arguments, **others)])
 
 
 def random_case(seed: int, customers: int = 25, products: int = 14, coarse: bool = False):
@@ -69,7 +75,7 @@ def oracle(kind, histories, model, offered, popular, length, rest_days, share):
 @given(st.integers(0, 10**6), st.sampled_from(["buy_again", "discover"]), st.booleans(), st.integers(1, 9), st.integers(0, 4))
 def test_lists_equal_those_scored_one_by_one(seed: int, kind, coarse: bool, length: int, rest_days: int):
     histories, model, offered, popular = random_case(seed, coarse=coarse)
-    found = together(list(make_lists(kind, histories, model, offered, popular, length, rest_days, share=2.0)))
+    found = made(kind, histories, model, offered, popular, length, rest_days, share=2.0)
     expected = list(oracle(kind, histories, model, offered, popular, length, rest_days, 2.0))
     columns = (found.customer, found.rank, found.product, found.basis, found.source)
     assert list(zip(*(c.tolist() for c in columns), strict=True)) == [(c, r, p, b, s) for c, r, p, _, b, s in expected]
@@ -80,20 +86,31 @@ def test_own_purchases_say_how_often_and_when():
     histories = Histories.of(
         (1, 3), np.zeros(2, int), np.array([2, 0]), np.array([1.5, 0.4]), np.array([4, 1]), np.array([9, 30]), np.zeros(2, bool)
     )
-    (found,) = make_lists("buy_again", histories, Model.nothing(3), np.ones(3, bool), np.array([1, 0, 2]), 3)
+    found = made("buy_again", histories, Model.nothing(3), np.ones(3, bool), np.array([1, 0, 2]), 3)
     assert found.product.tolist() == [2, 0, 1]
     assert found.purchases.tolist() == [4, 1, 0]
     assert found.last_day.tolist() == [9, 30, -1]
     assert found.basis.tolist() == [OWN, OWN, POPULAR]
 
 
-@pytest.mark.parametrize("kind", ["buy_again", "discover"])
+@given(st.integers(0, 10**6), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_both_lists_of_one_pass_are_those_of_two(seed: int, coarse: bool):
+    histories, model, offered, popular = random_case(seed, coarse=coarse)
+    both = list(make_lists(KINDS, histories, model, offered, popular, 4, 2))
+    for kind in KINDS:
+        found, alone = together([part[kind] for part in both]), made(kind, histories, model, offered, popular, 4, 2)
+        for name in ("customer", "rank", "product", "score", "basis", "source", "purchases", "last_day"):
+            assert np.array_equal(getattr(found, name), getattr(alone, name)), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_pieces_and_threads_change_nothing(kind, monkeypatch: pytest.MonkeyPatch):
     histories, model, offered, popular = random_case(11, customers=300)
-    whole = together(list(make_lists(kind, histories, model, offered, popular, 6, threads=1)))
+    whole = made(kind, histories, model, offered, popular, 6, threads=1)
     monkeypatch.setattr(module, "CUSTOMERS_AT_ONCE", 7)
     monkeypatch.setattr(module, "ENTRIES_AT_ONCE", 12)
-    parts = list(make_lists(kind, histories, model, offered, popular, 6, threads=2))
+    parts = [part[kind] for part in make_lists([kind], histories, model, offered, popular, 6, threads=2)]
     assert len(parts) > 42
     for name in ("customer", "rank", "product", "score", "basis", "source"):
         assert np.array_equal(getattr(together(parts), name), getattr(whole, name)), name
@@ -126,15 +143,14 @@ def test_a_customer_who_bought_all_popular_products_still_gets_a_full_list_to_di
     histories = Histories.of(
         (1, products), np.zeros(380, int), np.arange(380), ones, ones.astype(int), ones.astype(int), ones < 0
     )
-    (found,) = make_lists("discover", histories, Model.nothing(products), np.ones(products, bool), np.arange(products), 20)
+    found = made("discover", histories, Model.nothing(products), np.ones(products, bool), np.arange(products), 20)
     assert found.product.tolist() == list(range(380, 400))
 
 
 def test_making_lists_leaves_the_histories_as_they_were():
     histories, model, offered, popular = random_case(5)
     before = [np.copy(a) for a in (histories.starts, histories.products, histories.weight)]
-    for kind in ("buy_again", "discover"):
-        list(make_lists(kind, histories, model, offered, popular, 5))
+    list(make_lists(KINDS, histories, model, offered, popular, 5))
     assert all(
         np.array_equal(a, b) for a, b in zip(before, (histories.starts, histories.products, histories.weight), strict=True)
     )

@@ -14,6 +14,7 @@ from analytics_assets.retail.recommendations.assets import YARDSTICK
 from analytics_assets.retail.recommendations.evaluation import quality
 from analytics_assets.simulation.retailer import Company, Retailer, simulate
 from analytics_assets_tests.benchmarks.recommendations import measured, movielens, movielens_path, online_retail
+from analytics_assets_tests.retail.recommendations.test_evaluation import pairs
 
 ONLINE_RETAIL = Path(__file__).resolve().parents[4] / "shared" / "data" / "online_retail.parquet"
 
@@ -65,7 +66,9 @@ def test_planted_tastes_are_found_half_the_way_to_lists_that_were_told_of_them()
         inside = np.where(collection == favourite[customer], sold, 0)
         score = shop.taste * inside / inside.sum() + (1 - shop.taste) * sold / sold.sum()
         told[customer] = [product for product in np.argsort(-score, kind="stable").tolist() if product not in had[customer]]
-    best = quality(told, new, shop.products)
+    places = {customer: place for place, customer in enumerate(sorted(new))}
+    lists, targets = (pairs({place: list(found[customer]) for customer, place in places.items()}) for found in (told, new))
+    best = quality(lists, targets, shop.products)
     assert best.customers == found["customers"][0] > 400
     assert recall[YARDSTICK] < best.recall_at_20 - 0.05
     assert recall["EASE + popular"] > (recall[YARDSTICK] + best.recall_at_20) / 2
