@@ -28,9 +28,9 @@ lint:
 	$(BIN)/mypy analytics_assets
 	$(BIN)/dg check defs
 
-bench: ## measurements beside the alternatives, as ratios
+bench: ## measurements beside the alternatives, as ratios; ONLY="suite million" for some parts
 	@$(PYTHON) analytics_assets/install.py --dev
-	@$(BIN)/python -W ignore -m analytics_assets_tests.benchmarks
+	@$(BIN)/python -W ignore -m analytics_assets_tests.benchmarks $(ONLY)
 
 lock: ## pin the newest allowed versions, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 pyproject.toml -o requirements.lock

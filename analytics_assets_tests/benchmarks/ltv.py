@@ -5,9 +5,11 @@ real customers' spend beside the best that any model tried has reached.
 import csv
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import polars as pl
@@ -15,6 +17,7 @@ import polars as pl
 from analytics_assets.retail.ltv import bg_nbd, mbg_nbd
 from analytics_assets.retail.ltv.backtest import came_true, covered, known_at, refit, scored, serving
 from analytics_assets.retail.ltv.bg_nbd import Floats
+from analytics_assets.retail.ltv.forecast import CustomerSummary, fit, forecast
 from analytics_assets.retail.ltv.season import EVEN, Season
 from analytics_assets.simulation.retailer import Retailer, simulate
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
@@ -48,6 +51,30 @@ def measure(repetitions: int) -> Iterator[Comparison]:
 
             model = ours.__name__.rsplit(".", 1)[1]
             yield Comparison(f"LTV fit, {name}", model, theirs.__name__, *taking_turns(fit_ours, fit_theirs, times))
+
+
+def at_scale(repetitions: int) -> Iterator[str]:
+    """Seconds to fit both models on a million customers of a year, and to forecast each of them with its interval."""
+    summary = many()
+    fitted = [seconds_of(lambda: fit(summary)) for _ in range(repetitions)]
+    model = fit(summary)
+    scored = [seconds_of(lambda: forecast(model, replace(summary), 90, 0.1)) for _ in range(repetitions)]
+    yield (
+        f"LTV of {len(summary.frequency):,} customers: fit {median(fitted):.2f} s, forecast with intervals {median(scored):.2f} s, "
+        f"together {median(fitted) + median(scored):.2f} s (wanted: 2)"
+    )
+
+
+def many(customers: int = 1_000_000, days: int = 365) -> CustomerSummary:
+    """Customers of gamma rates and spend who leave at random, as `BigShop` has them."""
+    rng = np.random.default_rng(1)
+    age = rng.integers(0, days, customers)
+    until = np.minimum(rng.exponential(0.6 * days, customers), age)
+    repeats = rng.poisson(rng.gamma(0.75, 14.0 / days, customers) * until).astype(np.float64)
+    recency = np.where(repeats > 0, np.floor(until * rng.beta(np.maximum(repeats, 1), 1)), 0.0)
+    repeats = np.minimum(repeats, recency)
+    spend = rng.gamma(6.25, 1.0, customers) * 26.0 / rng.gamma(3.74, 1.0, customers)
+    return CustomerSummary(repeats, recency / 7, age / 7, repeats + 1, spend)
 
 
 def accuracy() -> Iterator[str]:

@@ -6,6 +6,7 @@ digests, audits, Delta commits or publishing. What those cost is the ratio.
 
 import importlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -32,23 +33,43 @@ HEAVY = ("altair", "scipy.linalg", "sklearn.ensemble", "sparse_dot_topn", "vl_co
 """Loaded before anything is measured: it would be charged to whoever comes first."""
 
 
-def measure(shop: BigShop, computes: Sequence[Compute], days: Sequence[date], folder: Path, goal: float) -> list[Comparison]:
-    """Run each asset over the days in one run, then its computation alone, day after day; one comparison an asset and one of all."""
+def measure(
+    shop: BigShop, computes: Sequence[Compute], days: Sequence[date], folder: Path, goal: float
+) -> Iterator[Comparison | str]:
+    """Run each asset over the days in one run, then its computation alone, day after day.
+
+    A line an asset with what it takes of the processor and of memory, one comparison an asset, and one of all.
+    """
     for module in HEAVY:
         importlib.import_module(module)
     ours, bare = {}, {}
+    what = f"{shop.customers:,} customers, {shop.lines:,} lines, {len(days)} days"
     (folder / "bare").mkdir(parents=True)
     with _open(shop, days, folder) as (platform, instance):
         for compute in computes:
             name = compute.__name__
+            began = _forget_peak()
             ours[name] = _as_asset(platform, instance, compute, days)
+            yield f"{name}: {what}: {ours[name]:.1f} s, {time.process_time() - began:.1f} s of CPU, {_peak():.2f} GB at most"
             bare[name] = sum(
                 seconds_of(lambda compute=compute, day=day: _alone(platform, compute, day, folder / "bare"))  # type: ignore[misc]
                 for day in days
             )
-    what = f"{shop.customers:,} customers, {shop.lines:,} lines, {len(days)} days"
-    rows = [Comparison(f"{name}: {what}", "asset", "computation alone", ours[name], bare[name]) for name in ours]
-    return [*rows, Comparison(f"suite: {what}", "assets", "computations alone", sum(ours.values()), sum(bare.values()), goal)]
+    for name in ours:
+        yield Comparison(f"{name}: {what}", "asset", "computation alone", ours[name], bare[name])
+    yield Comparison(f"suite: {what}", "assets", "computations alone", sum(ours.values()), sum(bare.values()), goal)
+
+
+def _forget_peak() -> float:
+    """Let the process's peak of memory begin anew (Linux); the seconds of CPU so far."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return time.process_time()
+
+
+def _peak() -> float:
+    """Gigabytes that the process has held at most since then, those that it held before among them."""
+    [kilobytes] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(kilobytes) * 1024 / 1e9
 
 
 def growth(shop: BigShop, computes: Sequence[Compute], years: int, folder: Path) -> Iterator[Comparison]:

@@ -150,6 +150,17 @@ def test_staged_rows_are_seen_by_nobody_until_adopted_and_replace_the_days_of_th
     assert ids(tmp_path, shelf.daily) == ["a", "d", "p", "q"]
 
 
+def test_rows_that_were_staged_apart_follow_one_another_and_none_is_left_to_whoever_staged_them(shelf, tmp_path) -> None:
+    staged, later = stage(tmp_path, shelf, [shelf.sale("n", 2)]), stage(tmp_path, shelf, [shelf.sale("o", 2)])
+    staged.extend(later)
+    later.close()
+    staged.append(shelf.rows_of(shelf.daily, [shelf.sale("p", 2)]))
+    with engine() as connection:
+        assert [sale for (sale,) in connection.sql(f"SELECT sale_id FROM ({staged.select()})").fetchall()] == ["n", "o", "p"]
+    staged.close()
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 def test_staged_rows_come_back_as_they_went_in_also_encoded_null_and_odd_text(shelf, tmp_path) -> None:
     sales = [shelf.sale("'\"\\ é\n", 1, shop=None, till="", amount=None), shelf.sale("b", 1, amount=-3)]
     part = shelf.rows_of(shelf.daily, sales)
