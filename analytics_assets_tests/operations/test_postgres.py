@@ -139,10 +139,13 @@ def test_runs_that_write_at_once_are_all_recorded_whole(url, environment, monkey
         writers = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT) for _ in range(4)
         ]
-        said = [writer.communicate("go\n", timeout=300)[1] for writer in writers]
-        assert [writer.returncode for writer in writers] == [0] * 3, said
+        for writer in writers:
+            assert writer.stdin
+            print("go", file=writer.stdin, flush=True)
+        said = [writer.communicate(timeout=300)[1] for writer in writers]
+        assert [writer.returncode for writer in writers] == [0] * len(writers), said
         runs = [run for run in instance.get_runs() if run.job_name == "__ASSET_JOB"][: len(writers)]
-        assert len(instance.get_runs()) == before + 3 and {run.status.value for run in runs} == {"SUCCESS"}
+        assert len(instance.get_runs()) == before + len(writers) and {run.status.value for run in runs} == {"SUCCESS"}
         for run in runs:
             made = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1000).records
             assert len({(one.asset_key, one.partition_key) for one in made}) == len(made) == 2 * 40
