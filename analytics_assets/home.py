@@ -70,6 +70,11 @@ class Home:
         return self.root / "alerts.sqlite"
 
     @property
+    def spill(self) -> Path:
+        """What computations put down that do not fit into memory, a folder each, while they are at work."""
+        return self.root / "spill"
+
+    @property
     def simulation(self) -> Path:
         """The simulated company's export."""
         return self.root / "simulation"

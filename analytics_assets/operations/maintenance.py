@@ -1,6 +1,7 @@
 """Looking after the lake: old days become month-ends, small files become large ones, and what nobody needs is removed."""
 
 import calendar
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,6 +18,7 @@ from analytics_assets.warehouse.tables import Table
 
 # Versions of the last month can be read and restored.
 KEPT = timedelta(days=30)
+SPILL_KEPT = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ def maintain(platform: Platform, instance: dg.DagsterInstance, now: datetime) ->
     What a published version still reads stays: views in `analytics.duckdb`, and in the two versions before it, that
     somebody may have open, lead to files of the lake.
     """
+    for folder in platform.home.spill.glob("*"):
+        # Of a process that was killed: one at work goes on writing.
+        if datetime.fromtimestamp(folder.stat().st_mtime, UTC) < now - SPILL_KEPT:
+            shutil.rmtree(folder, ignore_errors=True)
     taken_out: dict[str, int] = {}
     for asset, computation in platform.computations.items():
         taken_out |= _thin_out(platform, instance, asset, computation)

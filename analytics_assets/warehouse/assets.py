@@ -8,6 +8,7 @@ materialisation, and fails the run at the first attempt.
 import hashlib
 import inspect
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Overtaken(Exception):
 PASSING_FAULTS = (OSError, CommitFailedError, duckdb.IOException, Overtaken)
 RETRIES = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 PREVIEW_ROWS = 5
+# Beside it Python and the reading of files take 0.4 GB: an hour of 5 M events in less than 2 GB, 7 % slower than in 3.1 GB.
+MOST_MEMORY = "1300MB"
 # The tag that says which days catching up keeps filled: all of them, the last 30 (as-of tables), the newest (what goes out).
 FILL = "analytics/fill"
 FILLS = ("all", "recent", "newest")
@@ -161,9 +164,17 @@ class Work:
         return run(self.connection, file, parameters)
 
     def stage(self, table: Table) -> Staged:
-        """Where rows of `table` go that are too many for memory, in order of its key; who computes returns it in their place."""
+        """Where rows of `table` go that are too many for memory; who computes returns it in their place."""
         self.staged.append(self.platform.lake.stage(table))
         return self.staged[-1]
+
+    def bound_memory(self) -> None:
+        """Let the connection hold `MOST_MEMORY`; what is more lies in the home until it is closed."""
+        spill = self.platform.home.spill
+        spill.mkdir(parents=True, exist_ok=True)
+        # Two processes with one folder would write the same files.
+        self.connection.execute("SET temp_directory = $folder", {"folder": str(spill / str(uuid.uuid4()))})
+        self.connection.execute("SET memory_limit = $most", {"most": MOST_MEMORY})
 
     def close(self) -> None:
         """Delete what was staged and not adopted."""
@@ -216,8 +227,8 @@ def table_asset(
     """Make the asset of `tables[0]`; further tables are written by the same asset, before it.
 
     `compute` returns the rows of every table of the window, by table name; its docstring is the asset's page. Checks see
-    the main table's rows as `rows`, those of a further table as `rows_of_<name>`. `warnings` never stop anything. `fill` is one
-    of `FILLS`; as-of tables are `recent` where it is not given.
+    the main table's rows as `rows`, those of a further table as `rows_of_<name>`; `plot` is given them, of staged ones
+    those of the newest partition. `warnings` never stop anything. `fill` is one of `FILLS`; as-of tables are `recent` where it is not given.
     """
     main = tables[0]
     fill = fill or ("recent" if main.partition_column == "as_of_date" else "all")
@@ -360,7 +371,9 @@ def _materialize(
         if plot:
             import base64
 
-            image = base64.b64encode(plot(work, rows[main.name])).decode()
+            shown = rows[main.name]
+            of_newest = connection.sql(_newest(main, "rows")).to_arrow_table() if isinstance(shown, Staged) else shown
+            image = base64.b64encode(plot(work, of_newest)).decode()
             metadata["plot"] = dg.MetadataValue.md(f"![{main.name}](data:image/png;base64,{image})")
     platform.publish()
     metadata |= {"seconds": round(time.monotonic() - started, 3), PEAK_MEMORY: memory.size}
@@ -463,7 +476,8 @@ def _needed(clock: BusinessClock, need: Needs, window: Window, by_the_hour: bool
 def _declared_violations(table: Table, rows: str, window: Window, in_order: bool) -> str:
     """A query for what is not as declared, in two passes.
 
-    Rows that must be `in_order` of their key are compared with the row before, which proves the keys unique in little memory.
+    Rows whose partitions must each come in one piece, `in_order` of the key, are compared with the row before, which proves the
+    keys unique in little memory.
     """
     counts = {
         **{f"NULL in {c.name}": f'"{c.name}" IS NULL' for c in table.columns if not c.nullable},
@@ -472,15 +486,20 @@ def _declared_violations(table: Table, rows: str, window: Window, in_order: bool
     counted = ", ".join(f"count(*) FILTER ({condition}) AS c{number}" for number, condition in enumerate(counts.values()))
     found = ", ".join(f"('{table.name}: {what}', c{number})" for number, what in enumerate(counts))
     key = ", ".join(f'"{name}"' for name in table.key)
-    repeated = f"SELECT {key}, count(*) AS times FROM {rows} GROUP BY {key} HAVING times > 1"
+    repeated = f"SELECT concat_ws(', ', {key}) AS which, count(*) AS times FROM {rows} GROUP BY {key} HAVING times > 1"
     problem = "not unique"
     if in_order:
         problem = "not unique, or out of order"
-        repeated = f"""SELECT {key}, 2 AS times FROM (SELECT {key}, lag(({key})) OVER () AS before FROM {rows})
-            WHERE NOT ({key}) > before"""
+        partition = table.partition_expression
+        neighbours = f"""SELECT {key}, ({key}) AS here, lag(({key})) OVER () AS before, {partition} AS its_partition,
+            lag({partition}) OVER () AS partition_before FROM {rows}"""
+        repeated = f"""SELECT concat_ws(', ', {key}) AS which, 2 AS times FROM ({neighbours})
+            WHERE its_partition = partition_before AND NOT here > before
+            UNION ALL SELECT CAST(its_partition AS VARCHAR), count(*) AS times FROM ({neighbours})
+            WHERE its_partition IS DISTINCT FROM partition_before GROUP BY its_partition HAVING times > 1"""
     return f"""SELECT violation, times FROM (SELECT unnest([{found}], recursive := true) FROM (SELECT {counted} FROM {rows}))
         AS t(violation, times) WHERE times > 0
-        UNION ALL SELECT '{table.name}: key {problem}: ' || concat_ws(', ', {key}), times FROM ({repeated})"""
+        UNION ALL SELECT '{table.name}: key {problem}: ' || which, times FROM ({repeated})"""
 
 
 def _refuse_mixture(work: Work, tables: Sequence[Table]) -> None:
@@ -511,8 +530,7 @@ class _Written:
 def _write(work: Work, table: Table, rows: Rows, name: str, run_id: str) -> _Written:
     """Commit the rows of a window, which show as `name`, unless the lake holds exactly these already."""
     digests = _digests(work, table, name)
-    of_newest = f"{table.partition_expression} = (SELECT max({table.partition_expression}) FROM {name})"
-    newest_rows = work.connection.sql(f"FROM {name} WHERE {of_newest} LIMIT {PREVIEW_ROWS}").to_arrow_table()
+    newest_rows = work.connection.sql(f"{_newest(table, name)} LIMIT {PREVIEW_ROWS}").to_arrow_table()
     lake = work.platform.lake
     now = lake.pin(table)
     predicate = predicate_for(table, work.window)
@@ -536,6 +554,11 @@ def _stored_digests(work: Work, pin: Pin) -> dict[Any, tuple[int, str]]:
     """Digests of the window's partitions as a version holds them."""
     attach(work.connection, pin, predicate_for(pin.table, work.window), name="stored")
     return _digests(work, pin.table, f"(FROM stored WHERE {in_window(pin.table, work.window)})")
+
+
+def _newest(table: Table, name: str) -> str:
+    """A query for the rows of the newest partition that there is."""
+    return f"FROM {name} WHERE {table.partition_expression} = (SELECT max({table.partition_expression}) FROM {name})"
 
 
 def in_window(table: Table, window: Window) -> str:

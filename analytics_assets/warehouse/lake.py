@@ -7,7 +7,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -95,7 +95,7 @@ class _File:
 
 @dataclass
 class Staged:
-    """Rows of a daily table in Parquet files that lie in its folder and belong to no version: too many for memory.
+    """Rows in Parquet files that lie in the folder of their table and belong to no version: too many for memory.
 
     They are appended part by part, audited where they lie, and made a version by `Lake.adopt` without being written again;
     `close` deletes those that were not. What a killed process leaves behind no reader sees, as with Delta's own writes.
@@ -106,13 +106,15 @@ class Staged:
     _files: list[_File] = field(default_factory=list)
 
     def append(self, part: pa.Table) -> None:
-        """Write rows of one day that follow the earlier ones in order of the key; text may be dictionary-encoded.
+        """Write rows of one day that follow the earlier ones of their partition in order of the key; text may be dictionary-encoded.
+
+        Partitions may come in any order, each of them in one piece.
 
         Raises:
             ValueError: the rows are of several days, or have not the declared columns and types.
         """
         column = self.table.partition_column
-        assert column and self.table.grain == "day"
+        assert column
         found = pa.schema([pa.field(f.name, getattr(f.type, "value_type", f.type)) for f in part.schema])
         if found != self.table.arrow_schema():
             raise ValueError(f"{self.table.name}: columns staged: {found}, declared: {self.table.arrow_schema()}")
@@ -122,10 +124,10 @@ class Staged:
         if len(days) > 1:
             raise ValueError(f"{self.table.name}: a staged part has rows of {days[0]} and of {days[1]}")
         part = part.drop_columns(column)
-        if not self._files or self._files[-1].day != days[0] or not self._files[-1].has_room:
-            self._open(days[0], part.schema)
-        self._files[-1].writer.write_table(part, row_group_size=part.num_rows)
-        self._files[-1].rows += part.num_rows
+        file = next((file for file in self._files if file.day == days[0] and file.writer.is_open and file.has_room), None)
+        file = file or self._open(days[0], part.schema)
+        file.writer.write_table(part, row_group_size=part.num_rows)
+        file.rows += part.num_rows
 
     def extend(self, later: Staged) -> None:
         """Take over the rows of another one, which follow these in order of the key."""
@@ -133,8 +135,10 @@ class Staged:
         self._files += later._files
         later._files = []
 
-    def _open(self, day: date, schema: pa.Schema) -> None:
-        self.files()
+    def _open(self, day: date, schema: pa.Schema) -> _File:
+        # Of a day's hours some may still come, long after those of the next day; a day that another follows is complete.
+        if self.table.grain == "day":
+            self.files()
         path = self.folder / f"{self.table.partition_column}={day}" / f"{uuid.uuid4()}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = pq.ParquetWriter(
@@ -142,6 +146,7 @@ class Staged:
             use_dictionary=[f.name for f in schema if not pa.types.is_floating(f.type)], dictionary_pagesize_limit=DICTIONARY_BYTES,
         )  # fmt: skip
         self._files.append(_File(path, day, 0, writer))
+        return self._files[-1]
 
     def files(self) -> list[str]:
         """The files so far, finished, in the order of their rows."""
@@ -167,6 +172,23 @@ class Staged:
     def select(self) -> str:
         """A SELECT over the rows so far."""
         return self.table.select_from_files(self.files(), [str(self.table.partition_column)])
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The rows, file by file, as Delta takes them without holding them."""
+        self.files()
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for file in self._files:
+                day = pa.scalar(file.day, pa.date32())
+                for batch in pq.ParquetFile(file.path).iter_batches():
+                    columns = {name: batch.column(name) for name in batch.schema.names} | {
+                        str(self.table.partition_column): pa.repeat(day, batch.num_rows)
+                    }
+                    yield pa.record_batch([columns[name].cast(kind) for name, kind in kinds.items()], schema=schema)
+
+        schema = self.table.arrow_schema()
+        kinds = dict(zip(schema.names, schema.types, strict=True))
+        return pa.RecordBatchReader.from_batches(schema, batches())
 
     def close(self) -> None:
         """Delete what no version has."""
@@ -222,7 +244,12 @@ class Lake:
         return delta
 
     def replace(
-        self, table: Table, rows: pa.Table, predicate: str | None, note: Mapping[str, str], before: Callable[[Pin], None] = _any
+        self,
+        table: Table,
+        rows: pa.Table | Staged,
+        predicate: str | None,
+        note: Mapping[str, str],
+        before: Callable[[Pin], None] = _any,
     ) -> int:
         """Put `rows` in place of everything that matches `predicate` (None: everything), in one commit.
 
@@ -239,7 +266,7 @@ class Lake:
             assert pin.delta
             write_deltalake(
                 pin.delta,
-                rows,
+                rows.reader() if isinstance(rows, Staged) else rows,
                 mode="overwrite",
                 predicate=predicate,
                 writer_properties=WriterProperties(compression="ZSTD", compression_level=1),
@@ -326,7 +353,9 @@ class Lake:
         return Staged(table, self.root / table.name)
 
     def adopt(self, staged: Staged, window: Window, note: Mapping[str, str], before: Callable[[Pin], None] = _any) -> int:
-        """Put staged rows in place of those of the window's days, in one commit; the files stay where they are.
+        """Put staged rows in place of those of the window, in one commit.
+
+        The files stay where they are, unless the window cuts a day: its other hours stay, and Delta writes them and ours anew.
 
         `before` is as in `replace`.
 
@@ -334,6 +363,8 @@ class Lake:
             The version that holds the rows.
         """
         table = staged.table
+        if table.grain == "hour" and not window.whole_days:
+            return self.replace(table, staged, predicate_for(table, window), note, before)
         actions: list[AddAction | RemoveAction] = [*staged.add_actions()]
         column = str(table.partition_column)
         days = [(column, ">=", window.first_day.isoformat()), (column, "<=", window.last_day.isoformat())]

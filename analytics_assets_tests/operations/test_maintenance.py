@@ -102,6 +102,16 @@ def test_what_a_published_version_reads_stays_however_old_it_is(restated) -> Non
     assert before.keys() <= files(restated).keys()
 
 
+def test_what_a_killed_process_put_down_is_removed_when_it_cannot_be_at_work_any_more(restated) -> None:
+    spill, now = restated.home.spill, datetime.now(UTC)
+    for name, days in (("of a killed process", 3), ("at work", 1)):
+        (spill / name).mkdir(parents=True)
+        (spill / name / "duckdb_temp_storage_DEFAULT-0.tmp").write_bytes(b"rows")
+        os.utime(spill / name, times=((now - timedelta(days=days)).timestamp(),) * 2)
+    maintained(restated, now)
+    assert [path.name for path in spill.glob("*")] == ["at work"]
+
+
 def test_the_job_shows_what_it_freed_and_publishes(restated) -> None:
     let_days_pass(restated, 31)
     definitions = build_definitions(restated.platform())

@@ -1,6 +1,7 @@
 """Write, audit, publish: only audited rows become visible, and only faults that may pass are tried again."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 
@@ -233,6 +234,15 @@ def test_staged_rows_that_are_not_as_declared_are_refused(shop, shelf, rows: lis
     assert shop.version is None and shop.files() == 0
 
 
+def test_a_staged_day_must_come_in_one_piece(shop, shelf) -> None:
+    """Within a day the key rises and no two rows that follow one another are equal: that alone would not show the second "a"."""
+    shop.staged = True
+    apart = [shelf.sale("a", 1), shelf.sale("b", 1), shelf.sale("b", 2), shelf.sale("a", 1, amount=2)]
+    result = shop.run(*apart, first="2011-11-01", last="2011-11-02")
+    assert not result.success and "key not unique, or out of order: 2011-11-01" in failure(result)
+    assert shop.version is None and shop.files() == 0
+
+
 def test_what_was_staged_before_a_fault_is_deleted(shop, shelf) -> None:
     shop.staged, shop.fault_after_staging = True, KeyError("colour")
     assert not shop.run(shelf.sale("a")).success
@@ -392,6 +402,17 @@ def test_previews_do_not_show_who_somebody_is(shelf) -> None:
     )
     shown = assets._preview(table, pa.table({"email": ["ann@x.test"], "orders": [3]}))
     assert "ann@x.test" not in shown and "| 3 |" in shown and "email" in shown
+
+
+def test_what_is_more_than_the_memory_lies_in_the_home_while_it_is_needed(shop, shelf, monkeypatch) -> None:
+    monkeypatch.setattr(assets, "MOST_MEMORY", "30MB")
+    with engine() as connection, closing(Work(shop.platform, shelf.days(1, 1), connection, None)) as work:
+        work.bound_memory()
+        connection.execute("CREATE TABLE more AS SELECT hash(i) AS a, hash(a) AS b FROM range(4_000_000) AS t(i)")
+        put_down = [path for (path,) in connection.sql("SELECT path FROM duckdb_temporary_files()").fetchall()]
+        assert put_down and all(path.startswith(f"{shop.platform.home.spill}/") for path in put_down)
+        assert connection.sql("SELECT count(DISTINCT a // 1000), count(b) FROM more").fetchall()[0][1] == 4_000_000
+    assert not list(shop.platform.home.spill.glob("*"))
 
 
 def test_days_of_a_window(shop, shelf) -> None:

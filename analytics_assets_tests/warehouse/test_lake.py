@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,46 @@ def test_staged_rows_must_be_of_one_day_a_part_and_as_declared(shelf, tmp_path) 
     with pytest.raises(ValueError, match="sales: columns staged"):
         staged.append(part.set_column(4, "amount", part["amount"].cast("double")))
     assert files_of(tmp_path) == []
+
+
+def hourly(root: Path, shelf, *ticks: dict):
+    staged = Lake(root).stage(shelf.hourly)
+    for tick in ticks:
+        staged.append(shelf.rows_of(shelf.hourly, [tick]))
+    return staged
+
+
+def test_hours_of_several_days_may_be_staged_in_any_order_and_fill_one_file_a_day(shelf, tmp_path) -> None:
+    tomorrow = {"day": date(2011, 11, 2), "hour": datetime(2011, 11, 2, 5, tzinfo=UTC), "tick": 205}
+    staged = hourly(tmp_path, shelf, shelf.tick(5, 105), tomorrow, shelf.tick(3, 103))
+    assert len(staged.files()) == 2
+    Lake(tmp_path).adopt(staged, shelf.days(1, 2), {})
+    staged.close()
+    assert [row[2] for row in stored(tmp_path, shelf.hourly)] == [103, 105, 205]
+    more = hourly(tmp_path, shelf, shelf.tick(4, 104))
+    more.files()
+    more.append(shelf.rows_of(shelf.hourly, [shelf.tick(6, 106)]))
+    assert more.reader().read_all()["tick"].to_pylist() == [104, 106]
+
+
+def test_staged_hours_leave_the_other_hours_of_a_day_that_the_window_cuts(shelf, tmp_path) -> None:
+    lake = Lake(tmp_path)
+    lake.adopt(hourly(tmp_path, shelf, *(shelf.tick(hour, hour) for hour in range(6))), shelf.days(1, 1), {})
+    staged = hourly(tmp_path, shelf, shelf.tick(3, 103), shelf.tick(2, 102))
+    before = lake.pin(shelf.hourly).version
+    assert lake.adopt(staged, shelf.hours(2, 4), {"run_id": "r2"}) == before + 1
+    staged.close()
+    assert [row[2] for row in stored(tmp_path, shelf.hourly)] == [0, 1, 102, 103, 4, 5]
+    lake.adopt(hourly(tmp_path, shelf), shelf.hours(0, 3), {})
+    assert [row[2] for row in stored(tmp_path, shelf.hourly)] == [103, 4, 5]
+
+
+def test_staged_hours_outside_the_window_are_refused_and_nothing_changes(shelf, tmp_path) -> None:
+    lake = Lake(tmp_path)
+    lake.adopt(hourly(tmp_path, shelf, shelf.tick(1, 1), shelf.tick(2, 2)), shelf.days(1, 1), {})
+    with pytest.raises(DeltaError):
+        lake.adopt(hourly(tmp_path, shelf, shelf.tick(2, 102), shelf.tick(1, 101)), shelf.hours(2, 3), {})
+    assert [row[2] for row in stored(tmp_path, shelf.hourly)] == [1, 2]
 
 
 def test_a_commit_that_comes_between_does_not_leave_a_day_twice(shelf, tmp_path, monkeypatch) -> None:

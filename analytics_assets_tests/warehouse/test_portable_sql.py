@@ -74,11 +74,7 @@ PARAMETERS: dict[str, Any] = {
     "window_start_at": datetime(2026, 1, 19, 12, tzinfo=UTC),
     "window_end_at": datetime(2026, 3, 30, 12, tzinfo=UTC),
     "blocks": 70,
-    "block": 69,
-    "hour_at": datetime(2026, 3, 30, 11, tzinfo=UTC),
-    "event_date": date(2026, 3, 30),
     "evening": date(2026, 3, 29),
-    "month_ago": date(2026, 3, 1),
     "stood_on": date(2026, 3, 28),
     "healthy": 60.0,
     "at_risk": 35.0,
@@ -385,6 +381,10 @@ _GIVEN = {
     USAGE_DAYS: """SELECT CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS event_date,
         CAST(DATE '2026-03-27' + CAST(i AS INTEGER) AS DATE) AS evening_before,
         CAST(1774659600 AS BIGINT) AS start_second, CAST(1774677600 AS BIGINT) AS end_second FROM range(4) AS t(i)""",
+    "health_hours": """SELECT CAST(68 + i AS BIGINT) AS block, to_timestamp(1774782000 + 86400 * i) AS hour,
+        CAST(DATE '2026-03-29' + CAST(i AS INTEGER) AS DATE) AS event_date,
+        CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS evening,
+        CAST(DATE '2026-02-28' + CAST(i AS INTEGER) AS DATE) AS month_ago FROM range(2) AS t(i)""",
 }
 """What code hands to a file, as a query."""
 

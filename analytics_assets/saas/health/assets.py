@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import dagster as dg
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.outcomes import latest_outcomes
@@ -16,7 +17,7 @@ from analytics_assets.saas.health.scoring import (
     BANDS,
     WINDOW_DAYS,
     at_the_same_time,
-    health_of_hour,
+    health_of_hours,
     hours_between,
     last_block,
     measure,
@@ -25,9 +26,12 @@ from analytics_assets.saas.health.scoring import (
 )
 from analytics_assets.settings import Health
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.lake import Staged
 from analytics_assets.warehouse.tables import Column, Table
 
 ACCOUNTS_PLOTTED = 8
+HOURS_AT_ONCE = 24 * 31
+"""Each time of day of so many hours is computed at once: 2 M scores of 20,000 accounts, in 1.5 GB."""
 
 ACCOUNT_HEALTH = Table(
     name="account_health",
@@ -55,7 +59,7 @@ ACCOUNT_HEALTH = Table(
 )
 
 
-def account_health(work: Work) -> Mapping[str, pa.Table]:
+def account_health(work: Work) -> Mapping[str, Staged]:
     """How healthy each account is: 0 to 100 points, from what its people did up to the end of the hour.
 
     Five components with the weights of `[health.weights]`. Activity is counted in blocks of 24 hours that end with the hour, so
@@ -83,20 +87,27 @@ def account_health(work: Work) -> Mapping[str, pa.Table]:
     clock = work.platform.clock
     hours = hours_between(work.window.start, work.window.end)
     evenings = [clock.day_of(hour) - timedelta(days=1) for hour in hours]
-    read_usage(work, hours[0], hours[-1])
     work.read(ACCOUNTS, f"as_of_date >= '{evenings[0]}' AND as_of_date <= '{evenings[-1]}'", in_memory=True)
-    found: dict[datetime, pa.Table] = {}
-    for same_time in at_the_same_time(hours):
-        measure(work, same_time[-1], len(same_time))
-        score(work, work.settings.health)
-        for back, hour in enumerate(reversed(same_time)):
-            block = last_block(len(same_time)) - back
-            found[hour] = work.rows_of(ACCOUNT_HEALTH, health_of_hour(work, work.settings.health, hour, block))
+    work.bound_memory()
+    staged = work.stage(ACCOUNT_HEALTH)
+    for first in range(0, len(hours), HOURS_AT_ONCE):
+        at_once = hours[first : first + HOURS_AT_ONCE]
+        read_usage(work, at_once[0], at_once[-1])
+        for same_time in at_the_same_time(at_once):
+            measure(work, same_time[-1], len(same_time))
+            score(work, work.settings.health)
+            rows = work.rows_of(
+                ACCOUNT_HEALTH, health_of_hours(work, work.settings.health, same_time, last_block(len(same_time)))
+            )
+            for hour in same_time:
+                of_hour = rows.filter(pc.field("hour") == pa.scalar(hour))
+                staged.append(of_hour)
+        staged.files()
     work.connection.register("evenings", pa.table({"hour": hours, "evening": evenings}))
-    work.metadata["accounts by band in the last hour"] = dg.MetadataValue.md(_bands_page(found[hours[-1]]))
+    work.metadata["accounts by band in the last hour"] = dg.MetadataValue.md(_bands_page(of_hour))
     if known := latest_outcomes(work, evenings[-1]):
         work.metadata["what became of accounts in each band"] = dg.MetadataValue.md(known)
-    return {ACCOUNT_HEALTH.name: pa.concat_tables(found[hour] for hour in hours)}
+    return {ACCOUNT_HEALTH.name: staged}
 
 
 def _bands_page(rows: pa.Table) -> str:
@@ -163,10 +174,19 @@ def account_health_asset(platform: Platform, condition: dg.AutomationCondition) 
             Audit(
                 "every_account_has_its_health",
                 "An account of the evening before is in it, each hour, unless its contract had ended; then it is not.",
-                """SELECT e.hour, a.account_id, a.ended_on FROM evenings AS e
-                JOIN accounts AS a ON a.as_of_date = e.evening
-                LEFT JOIN rows AS r ON r.hour = e.hour AND r.account_id = a.account_id
-                WHERE (a.ended_on IS NULL) <> (r.account_id IS NOT NULL)""",
+                # Rows are unique: as many as there must be, and none of an account that had ended, are exactly those.
+                """WITH wanted AS (
+                    SELECT e.hour, e.evening, count(a.account_id) FILTER (a.ended_on IS NULL) AS accounts
+                    FROM evenings AS e LEFT JOIN accounts AS a ON a.as_of_date = e.evening GROUP BY ALL
+                ),
+                found AS (
+                    SELECT r.hour, count(*) FILTER (a.ended_on IS NULL) AS accounts, min(a.account_id) FILTER (a.ended_on IS NOT NULL) AS ended
+                    FROM rows AS r JOIN evenings AS e ON e.hour = r.hour
+                    JOIN accounts AS a ON a.as_of_date = e.evening AND a.account_id = r.account_id GROUP BY ALL
+                )
+                SELECT w.hour, w.accounts AS wanted, coalesce(f.accounts, 0) AS found, f.ended
+                FROM wanted AS w LEFT JOIN found AS f ON f.hour = w.hour
+                WHERE coalesce(f.accounts, 0) <> w.accounts OR f.ended IS NOT NULL""",
             ),
         ],
         warnings=[

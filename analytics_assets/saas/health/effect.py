@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.outcomes import ended_since, last_hour
-from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hour, last_block, measure, read_usage, score
+from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.assets import Platform, Work
@@ -99,7 +99,7 @@ def weights_effect(platform: Platform, new: Settings) -> Effect:
 
 def _scored(work: Work, settings: Settings, hour: datetime) -> pl.DataFrame:
     score(work, settings.health)
-    rows = pl.DataFrame(health_of_hour(work, settings.health, hour, last_block()))
+    rows = health_of_hours(work, settings.health, [hour], last_block()).pl()
     return rows.select("account_id", "band", pl.col("score").cast(pl.Float64))
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.outcomes import last_hour, latest_outcomes
-from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hour, last_block, measure, read_usage, score
+from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
 from analytics_assets.warehouse.tables import Column, Table
 
@@ -71,10 +72,11 @@ def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
         measured = len(same_time) + SINCE_DAYS
         measure(work, last_hour(work, same_time[-1]), measured)
         score(work, work.settings.health)
-        for back, day in enumerate(reversed(same_time)):
+        ends = [last_hour(work, day) for day in same_time]
+        health = health_of_hours(work, work.settings.health, ends, last_block(measured)).to_arrow_table()
+        for back, (day, end) in enumerate(zip(reversed(same_time), reversed(ends), strict=True)):
             block = last_block(measured) - back
-            health = health_of_hour(work, work.settings.health, last_hour(work, day), block)
-            work.connection.register("account_health", health)
+            work.connection.register("account_health", health.filter(pc.field("hour") == pa.scalar(end)))
             rows = work.sql(
                 _HERE / "falling_accounts.sql",
                 as_of=day, block=block, blocks=SINCE_DAYS + 1, falling=10 * work.settings.health.falling,

@@ -92,43 +92,43 @@ levelled AS (
         COALESCE(features_now / NULLIF(features_expected, 0), 1) AS features_ratio
     FROM measured
 ),
+-- ..._up_to counts the account itself and its equals with those below.
 ranked AS (
     SELECT
         *,
         COUNT(*) OVER (PARTITION BY block) - 1 AS others,
+        RANK() OVER (PARTITION BY block ORDER BY idle_days_beyond_two) - 1 AS livelier,
         COUNT(*) OVER (PARTITION BY block, has_seats) - 1 AS others_alike,
         RANK() OVER (PARTITION BY block, has_seats ORDER BY user_hours_level) - 1 AS users_below,
-        COUNT(*) OVER (PARTITION BY block, has_seats, user_hours_level) - 1 AS users_equal,
+        COUNT(*) OVER (PARTITION BY block, has_seats ORDER BY user_hours_level) AS users_up_to,
         RANK() OVER (PARTITION BY block, has_seats ORDER BY events_level) - 1 AS events_below,
-        COUNT(*) OVER (PARTITION BY block, has_seats, events_level) - 1 AS events_equal,
+        COUNT(*) OVER (PARTITION BY block, has_seats ORDER BY events_level) AS events_up_to,
         RANK() OVER (PARTITION BY block, has_seats ORDER BY features_level) - 1 AS features_below,
-        COUNT(*) OVER (PARTITION BY block, has_seats, features_level) - 1 AS features_equal,
-        RANK() OVER (PARTITION BY block ORDER BY idle_days_beyond_two) - 1 AS livelier
+        COUNT(*) OVER (PARTITION BY block, has_seats ORDER BY features_level) AS features_up_to
     FROM levelled
 ),
 placed AS (
     SELECT
         block,
-        has_past,
         user_hours_ratio,
         events_ratio,
         features_ratio,
-        FLOOR((COUNT(*) OVER (PARTITION BY block, has_past) + 1) / 2) AS middle,
-        COUNT(*) OVER (PARTITION BY block, has_past) AS accounts,
-        ROW_NUMBER() OVER (PARTITION BY block, has_past ORDER BY user_hours_ratio, account_id) AS users_place,
-        ROW_NUMBER() OVER (PARTITION BY block, has_past ORDER BY events_ratio, account_id) AS events_place,
-        ROW_NUMBER() OVER (PARTITION BY block, has_past ORDER BY features_ratio, account_id) AS features_place
-    FROM ranked
+        COUNT(*) OVER (PARTITION BY block) AS accounts,
+        RANK() OVER (PARTITION BY block ORDER BY user_hours_ratio) AS users_place,
+        RANK() OVER (PARTITION BY block ORDER BY events_ratio) AS events_place,
+        RANK() OVER (PARTITION BY block ORDER BY features_ratio) AS features_place
+    FROM levelled
+    WHERE has_past = 1
 ),
 -- What happens to everybody (a holiday, an outage) is nobody's fall: the median account sets what was to be expected.
 usual AS (
     SELECT
         block,
-        MAX(CASE WHEN users_place = middle THEN user_hours_ratio END) AS user_hours_ratio,
-        MAX(CASE WHEN events_place = middle THEN events_ratio END) AS events_ratio,
-        MAX(CASE WHEN features_place = middle THEN features_ratio END) AS features_ratio
+        MAX(CASE WHEN 2 * users_place <= accounts + 1 THEN user_hours_ratio END) AS user_hours_ratio,
+        MAX(CASE WHEN 2 * events_place <= accounts + 1 THEN events_ratio END) AS events_ratio,
+        MAX(CASE WHEN 2 * features_place <= accounts + 1 THEN features_ratio END) AS features_ratio
     FROM placed
-    WHERE has_past = 1 AND accounts > 10
+    WHERE accounts > 10
     GROUP BY block
 ),
 fair AS (
@@ -178,19 +178,19 @@ SELECT
     -- Equals share their places; who did nothing is ahead of nobody.
     CASE
         WHEN r.others_alike >= 10
-            THEN CASE WHEN r.user_hours_now = 0 THEN 0 ELSE (r.users_below + CAST(r.users_equal AS DOUBLE) / 2) / r.others_alike END
+            THEN CASE WHEN r.user_hours_now = 0 THEN 0 ELSE CAST(r.users_below + r.users_up_to - 1 AS DOUBLE) / (2 * r.others_alike) END
     END AS peers_active_users,
     CASE
         WHEN r.others_alike >= 10
-            THEN CASE WHEN r.events_now = 0 THEN 0 ELSE (r.events_below + CAST(r.events_equal AS DOUBLE) / 2) / r.others_alike END
+            THEN CASE WHEN r.events_now = 0 THEN 0 ELSE CAST(r.events_below + r.events_up_to - 1 AS DOUBLE) / (2 * r.others_alike) END
     END AS peers_events,
     CASE
         WHEN r.others_alike >= 10
-            THEN CASE WHEN r.features_now = 0 THEN 0 ELSE (r.features_below + CAST(r.features_equal AS DOUBLE) / 2) / r.others_alike END
+            THEN CASE WHEN r.features_now = 0 THEN 0 ELSE CAST(r.features_below + r.features_up_to - 1 AS DOUBLE) / (2 * r.others_alike) END
     END AS peers_features,
     CASE WHEN r.others >= 10 THEN 1 - CAST(r.livelier AS DOUBLE) / r.others END AS peers_recency,
     CASE
         WHEN r.others_alike >= 10 AND r.has_seats = 1
-            THEN CASE WHEN r.user_hours_now = 0 THEN 0 ELSE (r.users_below + CAST(r.users_equal AS DOUBLE) / 2) / r.others_alike END
+            THEN CASE WHEN r.user_hours_now = 0 THEN 0 ELSE CAST(r.users_below + r.users_up_to - 1 AS DOUBLE) / (2 * r.others_alike) END
     END AS peers_seats
 FROM fair AS r

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
-from analytics_assets.saas.health.scoring import BANDS, WINDOW_DAYS, health_of_hour, last_block, measure, read_usage, score
+from analytics_assets.saas.health.scoring import BANDS, WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
 from analytics_assets.settings import Health
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
 from analytics_assets.warehouse.tables import Column, Table
@@ -77,8 +77,8 @@ def ended_since(work: Work, health: Health, stood_on: date, day: date) -> pl.Dat
     Reads `health_points` of the last hour of `stood_on` and `accounts`.
     """
     score(work, health)
-    hour = last_hour(work, stood_on)
-    work.connection.register("account_health", health_of_hour(work, health, hour, last_block()))
+    rows = health_of_hours(work, health, [last_hour(work, stood_on)], last_block())
+    work.connection.register("account_health", rows.to_arrow_table())
     days = {"stood_on": stood_on, "evening": stood_on - timedelta(days=1), "as_of": day}
     return work.sql(_HERE / "ended_since.sql", **days).pl()
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
@@ -63,24 +64,27 @@ def last_block(days: int = 1) -> int:
 
 def score(work: Work, health: Health) -> None:
     """Make `health_scores` from `health_points` with these weights."""
-    work.connection.register("health_scores", work.sql(_HERE / "health_scores.sql", **_weights(health)).to_arrow_table())
+    work.sql(_HERE / "health_scores.sql", **_weights(health)).create_view("health_scores")
 
 
-def health_of_hour(work: Work, health: Health, hour: datetime, block: int) -> pa.Table:
-    """The health of every account at the end of an hour whose block of `health_scores` is `block`; reads `accounts`."""
-    clock = work.platform.clock
-    return work.sql(
-        _HERE / "account_health.sql",
-        hour_at=hour,
-        event_date=clock.day_of(hour),
-        evening=clock.day_of(hour) - timedelta(days=1),
-        month_ago=clock.day_of(hour - timedelta(days=BAND_DAYS)) - timedelta(days=1),
-        block=block,
-        healthy=health.healthy,
-        at_risk=health.at_risk,
-        hysteresis=health.hysteresis,
-        **_weights(health),
-    ).to_arrow_table()
+def health_of_hours(work: Work, health: Health, hours: Sequence[datetime], newest_block: int) -> duckdb.DuckDBPyRelation:
+    """The health of every account at the end of hours that lie 24 hours apart, in the order of their key; reads `accounts`.
+
+    Args:
+        newest_block: the block of `health_scores` that ends with the last hour.
+    """
+    days = [work.platform.clock.day_of(hour) for hour in hours]
+    columns = {
+        "block": range(newest_block - len(hours) + 1, newest_block + 1),
+        "hour": hours,
+        "event_date": days,
+        "evening": [day - timedelta(days=1) for day in days],
+        "month_ago": [work.platform.clock.day_of(hour - timedelta(days=BAND_DAYS)) - timedelta(days=1) for hour in hours],
+    }
+    work.connection.register("health_hours", pa.table(columns))
+    edges = {"healthy": health.healthy, "at_risk": health.at_risk, "hysteresis": health.hysteresis}
+    work.sql(_HERE / "health_reasons.sql", **_weights(health)).create_view("health_reasons")
+    return work.sql(_HERE / "account_health.sql", **edges, **_weights(health)).order("hour, account_id")
 
 
 def _weights(health: Health) -> dict[str, float]:

@@ -109,6 +109,7 @@ def account_days(work: Work) -> Mapping[str, pa.Table]:
 
 def _read(work: Work, by_receipt: bool) -> dict[str, Any]:
     """Make the events of the window readable with their accounts, as `account_events`; return what the statements are bound to."""
+    work.bound_memory()
     window = work.window
     parameters = usage_parameters(work.settings, by_receipt)
     since = window.start - timedelta(seconds=parameters["session_seconds"])

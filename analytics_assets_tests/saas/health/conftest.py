@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from analytics_assets.home import Home
 from analytics_assets.saas.accounts.assets import ACCOUNTS
-from analytics_assets.saas.health.assets import account_health
+from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health
 from analytics_assets.saas.health.outcomes import health_outcomes
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import parse_settings
@@ -83,13 +84,17 @@ class Vendor:
 
     def compute(self, function: Callable[[Work], Any], start: datetime, end: datetime) -> Any:
         """What an asset's function returns for a window."""
-        with engine() as connection:
-            return function(Work(self.platform, self.platform.clock.window(start, end), connection, logging.getLogger(__name__)))
+        window = self.platform.clock.window(start, end)
+        with engine() as connection, closing(Work(self.platform, window, connection, logging.getLogger(__name__))) as work:
+            return function(work)
 
     def health(self, hour: datetime, hours: int = 1) -> pl.DataFrame:
         """`account_health` of the hour, and of those that follow."""
-        rows = self.compute(account_health, hour, hour + timedelta(hours=hours))["account_health"]
-        return pl.DataFrame(rows).sort("hour", "account_id")
+
+        def rows(work: Work) -> pa.Table:
+            return account_health(work)[ACCOUNT_HEALTH.name].reader().read_all()
+
+        return pl.DataFrame(self.compute(rows, hour, hour + timedelta(hours=hours))).sort("hour", "account_id")
 
     def outcomes(self, first: date, last: date | None = None) -> pl.DataFrame:
         """`health_outcomes` of a range of days."""

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from analytics_assets.home import Home
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.falling import SINCE_DAYS
-from analytics_assets.saas.health.scoring import health_of_hour, last_block, measure, score
+from analytics_assets.saas.health.scoring import health_of_hours, last_block, measure, score
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import Health, parse_settings
 from analytics_assets.simulation.software import SoftwareCompany, SoftwareHistory, simulate
@@ -61,13 +61,11 @@ def company(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         work.read(ACCOUNTS, in_memory=True)
         measure(work, end - timedelta(hours=1), days)
         score(work, platform.settings.health)
-        frames = []
-        for back in range(days):
-            hour = end - timedelta(hours=1, days=back)
-            rows = pl.DataFrame(health_of_hour(work, platform.settings.health, hour, last_block(days) - back))
-            frames.append(rows.with_columns(day=planted.days - 1 - back))
+        evenings = [end - timedelta(hours=1, days=back) for back in reversed(range(days))]
+        rows = health_of_hours(work, platform.settings.health, evenings, last_block(days)).pl()
+        age = planted.days - 1 - (pl.lit(evenings[-1]) - pl.col("hour")).dt.total_days()
     numbers = history.accounts.select("account_id").with_row_index("account").with_columns(pl.col("account").cast(pl.Int64))
-    scores = pl.concat(frames).join(numbers, on="account_id").with_columns(pl.col("score", "trend").cast(pl.Float64))
+    scores = rows.with_columns(day=age).join(numbers, on="account_id").with_columns(pl.col("score", "trend").cast(pl.Float64))
     return Scored(history, scores.select("account", "day", "score", "trend"))
 
 
