@@ -84,7 +84,7 @@ DECLARATIONS = {
     "product_recommendations": ["7ffb0046"],
     "recommendation_quality": ["50e33565"],
     "email_sends": ["9c98e039"],
-    "account_members": ["ce3aa19a"],
+    "account_members": ["ce3aa19a", "00e32c7d"],
     "health_outcomes": ["d20d4b2b"],
     "falling_accounts": ["789af442"],
     "churn_backtests": ["60e34ae8"],

@@ -29,7 +29,7 @@ SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "EUR"\nfirst_day = 2026-03
 ROWS = {
     ACCOUNTS: """SELECT DATE '2026-03-01' AS as_of_date, 'account-' || i AS account_id, DATE '2026-03-01' AS first_seen_date,
         'unbilled' AS status, CAST(5 + i % 20 AS BIGINT) AS seats, 0 AS renewals FROM range($accounts) AS t(i)""",
-    ACCOUNT_MEMBERS: """SELECT DATE '2026-03-01' AS as_of_date, 'person-' || i AS identity, identity AS user_id,
+    ACCOUNT_MEMBERS: """SELECT DATE '2026-03-01' AS as_of_date, as_of_date AS received_date, 'person-' || i AS identity, identity AS user_id,
         'account-' || i // $people AS account_id FROM range($accounts * $people) AS t(i)""",
     EVENTS: """SELECT DATE '2026-03-02' AS event_date, TIMESTAMPTZ '2026-03-02 12:00:00+00' AS hour, md5(i::VARCHAR) AS event_id,
         'person-' || person AS identity, 'did ' || hash(i) % 40 AS name, 1772452800 + (i * 3600) // $events AS occurred_second,

@@ -58,17 +58,24 @@ ACCOUNTS = Table(
 
 ACCOUNT_MEMBERS = Table(
     name="account_members",
-    rows_are="identity of a person who ever named an account, and day",
+    rows_are="identity of a person who ever named an account, day, and day of receipt",
     columns=(
         _AS_OF,
         Column("identity", "VARCHAR", "Identity as it came with the export.", personal=True),
+        Column(
+            "received_date",
+            "DATE",
+            "The day; of namings that were received after it the business day by whose end they had been.",
+        ),
         Column("user_id", "VARCHAR", "The person: the identity's customer in the map of the day.", personal=True),
-        Column("account_id", "VARCHAR", "The account that the person named last."),
+        Column("account_id", "VARCHAR", "The account that the person named last, of what had been received by then."),
+        Column("superseded_date", "DATE", "`received_date` of the row that takes its place; NULL for the newest.", nullable=True),
     ),
-    key=("as_of_date", "identity"),
+    key=("as_of_date", "identity", "received_date"),
     grain="day",
     partition_column="as_of_date",
     publication=Publication(as_view=True),
+    schema_version=2,
 )
 
 
@@ -79,7 +86,8 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
     when it is not billed again; a bill after its end begins another. Monthly recurring revenue is price over months: an upgrade or
     a downgrade tells a new price for the same length, a bill without a length is for one month. A trial that was not billed
     `[subscriptions] trial_days` after it began has ended on the next day: it is `expired`. A record that names no account
-    belongs to the one that its person named last. `account_members` beside it says who belongs to which account.
+    belongs to the one that its person named last. `account_members` beside it says who belongs to which account: now in the
+    rows without a `superseded_date`, and before them as it was known until a late naming came.
 
     Read it as the customer list of an evening: who pays how much, until when, and who has left.
     """
@@ -94,7 +102,7 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
         parameters = parameters_of(work.settings, day, WHENEVER)
         if day == days[0]:
             work.connection.register("first_seen", _first_seen(work, people_are_accounts))
-            work.connection.register("namings", work.sql(_HERE / "namings.sql").to_arrow_table())
+            work.connection.register("namings", work.sql(_HERE / "namings.sql", **parameters).to_arrow_table())
         make_readable(work.connection, who, parameters)
         for table in (ACCOUNTS, ACCOUNT_MEMBERS):
             found[table.name].append(work.rows_of(table, work.sql(_HERE / f"{table.name}.sql", **parameters)))

@@ -1,7 +1,8 @@
 -- One row per event of the window: its account (NULL where nobody named one), its person, the feature, whether a session begins.
 -- The account is the one that the event names, else the one that its person named last at that second: on this day, or before it as
 -- `account_members` of the evening before says. A word that many people share carries no account from one event to another.
--- With $by_receipt an event is seen as on the business day by whose end it had been received: nothing received later counts.
+-- With $by_receipt an event is seen as on the business day by whose end it had been received: nothing received later counts. Who is one
+-- person with whom is what was known by the end of the event's day.
 WITH moments AS (
     SELECT
         d.event_date,
@@ -65,7 +66,12 @@ people AS (
         LIST_CONTAINS($blocked, LOWER(TRIM(m.identity))) AS is_shared,
         CASE WHEN $by_receipt THEN CAST(m.known_at AT TIME ZONE $time_zone AS DATE) END AS received_on
     FROM moments AS m
-    LEFT JOIN account_members AS k ON m.evening_before = k.as_of_date AND m.identity = k.identity
+    LEFT JOIN account_members AS k
+        ON m.evening_before = k.as_of_date AND m.identity = k.identity
+        AND CASE
+            WHEN $by_receipt THEN k.received_date <= m.event_date AND COALESCE(k.superseded_date > m.event_date, TRUE)
+            ELSE k.superseded_date IS NULL
+        END
 ),
 dated AS (
     SELECT *, CASE WHEN received_on > event_date THEN received_on ELSE event_date END AS received_date
@@ -94,17 +100,21 @@ in_order AS (
     INNER JOIN sights AS s ON p.event_date = s.event_date AND p.user_id = s.user_id AND p.received_date <= s.seen_on
 )
 SELECT
-    event_date,
-    hour,
+    o.event_date,
+    o.hour,
     CASE
-        WHEN NOT $people_are_accounts AND account_id IS NOT NULL THEN account_id
-        WHEN is_shared THEN NULL
-        WHEN $people_are_accounts THEN user_id
-        ELSE COALESCE(named_account, evening_account)
+        WHEN NOT $people_are_accounts AND o.account_id IS NOT NULL THEN o.account_id
+        WHEN o.is_shared THEN NULL
+        WHEN $people_are_accounts THEN o.user_id
+        WHEN $by_receipt THEN COALESCE(o.named_account, k.account_id)
+        ELSE COALESCE(o.named_account, o.evening_account)
     END AS account_id,
-    user_id,
-    feature,
-    received_date,
-    CASE WHEN second_before IS NULL OR occurred_second - second_before > $session_seconds THEN 1 ELSE 0 END AS begins_session
-FROM in_order
-WHERE counts = 1 AND received_date = seen_on
+    o.user_id,
+    o.feature,
+    o.received_date,
+    CASE WHEN o.second_before IS NULL OR o.occurred_second - o.second_before > $session_seconds THEN 1 ELSE 0 END AS begins_session
+FROM in_order AS o
+LEFT JOIN account_members AS k
+    ON $by_receipt AND o.evening_before = k.as_of_date AND o.identity = k.identity
+    AND k.received_date <= o.seen_on AND COALESCE(k.superseded_date > o.seen_on, TRUE)
+WHERE o.counts = 1 AND o.received_date = o.seen_on

@@ -8,7 +8,8 @@ WITH people AS (
         LIST_CONTAINS($blocked, LOWER(TRIM(r.identity))) AS is_shared
     FROM account_records AS r
     INNER JOIN usage_days AS d ON r.event_date = d.event_date
-    LEFT JOIN account_members AS k ON d.evening_before = k.as_of_date AND r.identity = k.identity
+    LEFT JOIN account_members AS k
+        ON d.evening_before = k.as_of_date AND r.identity = k.identity AND k.superseded_date IS NULL
     WHERE r.occurred_second < d.end_second
 ),
 in_order AS (

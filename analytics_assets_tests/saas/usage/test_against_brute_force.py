@@ -28,7 +28,7 @@ class Oracle:
     people_are_accounts: bool = False
     feature_events: frozenset[str] = frozenset()
     maps: dict[date, dict[str, str]] = field(default_factory=dict)
-    members_of: dict[date, dict[str, tuple[str, str]]] = field(default_factory=dict)
+    members_of: dict[tuple[date, date], dict[str, tuple[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.zone = self.company.platform.settings.business.zone
@@ -63,52 +63,73 @@ class Oracle:
             }
         return self.maps[day]
 
-    def namings(self, people: dict[str, str], who: str, first: date, last: date, until: datetime) -> list[tuple[Any, ...]]:
+    def received(self, record: dict[str, Any]) -> date:
+        return self.day(record["received_at"] or record["occurred_at"])
+
+    def namings(
+        self, people: dict[str, str], who: str, first: date, last: date, until: datetime, known_by: date = date.max
+    ) -> list[tuple[Any, ...]]:
         person = people.get(who, who)
         return sorted(
             (r["occurred_at"], r["record_id"], self.account_named(r))
             for r in self.company.records
             if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
             and people.get(r["identity"], r["identity"]) == person
-            and first <= self.day(r["occurred_at"]) <= last and r["occurred_at"] <= until
+            and first <= self.day(r["occurred_at"]) <= last and r["occurred_at"] <= until and self.received(r) <= known_by
         )  # fmt: skip
 
     @staticmethod
     def account_named(record: dict[str, Any]) -> str | None:
         return _property(record, "account id")
 
-    def member_of(self, people: dict[str, str], who: str, evening: date) -> str | None:
+    def member_of(self, people: dict[str, str], who: str, evening: date, known_by: date) -> str | None:
         end = self.company.platform.clock.begins(evening + timedelta(days=1)) - timedelta(seconds=1)
-        found = self.namings(people, who, self.company.first_day, evening, end)
+        found = self.namings(people, who, self.company.first_day, evening, end, known_by)
         return found[-1][2] if found else None
 
-    def members(self, evening: date) -> dict[str, tuple[str, str]]:
-        """Identity to person and account."""
+    def members(self, evening: date, known_by: date = date.max) -> dict[str, tuple[str, str]]:
+        """Identity to person and account, by the namings up to an evening that had been received by the end of a day."""
         if evening < self.company.first_day:
             return {}
-        if evening not in self.members_of:
+        if (evening, known_by) not in self.members_of:
             people = self.people(evening)
             last = {
-                who: person if self.people_are_accounts else self.member_of(people, who, evening)
+                who: person if self.people_are_accounts else self.member_of(people, who, evening, known_by)
                 for who, person in people.items()
             }
-            self.members_of[evening] = {who: (people[who], account) for who, account in last.items() if account}
-        return self.members_of[evening]
+            self.members_of[evening, known_by] = {who: (people[who], account) for who, account in last.items() if account}
+        return self.members_of[evening, known_by]
 
-    def located(self, day: date) -> list[dict[str, Any]]:
+    def member_rows(self, evening: date) -> list[tuple[Any, ...]]:
+        """Each identity's account on the evening, and again on every later day on which a naming of its person was received."""
+        people, rows = self.people(evening), []
+        for who, person in people.items():
+            named = [
+                max(evening, self.received(r)) for r in self.company.records
+                if r["kind"] != "alias" and self.account_named(r) and people.get(r["identity"]) == person
+                and self.company.first_day <= self.day(r["occurred_at"]) <= evening
+            ]  # fmt: skip
+            days = [evening] if self.people_are_accounts else sorted(set(named))
+            for day, after in zip(days, [*days[1:], None], strict=True):
+                if found := self.members(evening, day).get(who):
+                    rows.append((evening, who, day, *found, after))
+        return rows
+
+    def located(self, day: date, by_receipt: bool) -> list[dict[str, Any]]:
         """The events of a day, each with person, account, feature and day of receipt."""
-        members = self.members(day - timedelta(days=1))
+        members = self.members(day - timedelta(days=1), day if by_receipt else date.max)
         people = {who: person for who, (person, _) in members.items()}
         found = []
         for record in self.company.records:
             if record["kind"] != "event" or self.day(record["occurred_at"]) not in (day - timedelta(days=1), day):
                 continue
             who, when = record["identity"], record["occurred_at"]
-            known = record["received_at"] or when
+            received = max(day, self.received(record))
+            evening = self.members(day - timedelta(days=1), received if by_receipt else date.max)
             found.append({
                 "id": record["record_id"], "when": when, "who": who, "user": people.get(who, who), "counts": self.day(when) == day,
-                "named": self.account_named(record), "feature": self.feature(record), "received": max(day, self.day(known)),
-                "evening": members.get(who, (None, None))[1],
+                "named": self.account_named(record), "feature": self.feature(record), "received": received,
+                "evening": evening.get(who, (None, None))[1],
             })  # fmt: skip
         return found
 
@@ -132,16 +153,16 @@ class Oracle:
             if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
             and people.get(r["identity"], r["identity"]) == event["user"]
             and self.day(r["occurred_at"]) == day and r["occurred_at"] <= event["when"]
-            and (known_by is None or max(day, self.day(r["received_at"] or r["occurred_at"])) <= known_by)
+            and (known_by is None or max(day, self.received(r)) <= known_by)
         ]  # fmt: skip
         return max(today)[2] if today else event["evening"]
 
     def figures(self, day: date, by_receipt: bool) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
         """Events of the day by account and hour, or account and day of receipt; each says whether it begins a session."""
-        members = self.members(day - timedelta(days=1))
+        members = self.members(day - timedelta(days=1), day if by_receipt else date.max)
         people = {who: person for who, (person, _) in members.items()}
         pause = timedelta(minutes=30)
-        found = self.located(day)
+        found = self.located(day, by_receipt)
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
         for event in found:
             if not event["counts"]:
@@ -268,8 +289,8 @@ def told(request, company) -> Oracle:
 def test_every_figure_equals_brute_force(told: Oracle) -> None:
     company = told.company
     days = [company.first_day + timedelta(days=n) for n in range(3)]
-    members = [(day, who, *found) for day in days for who, found in told.members(day).items()]
-    assert company.rows(ACCOUNT_MEMBERS) == sorted(members)
+    members = [row for day in days for row in told.member_rows(day)]
+    assert company.rows(ACCOUNT_MEMBERS, order="1, 2, 3") == sorted(members, key=lambda row: row[:3])
     by_hour, by_receipt = [], []
     for day in days:
         for (account, hour), found in told.figures(day, by_receipt=False).items():
@@ -343,3 +364,36 @@ def test_a_record_that_leaves_its_account_unsaid_belongs_to_what_its_person_name
     company.materialise()
     assert company.rows(ACCOUNTS, "as_of_date = '2026-03-02'", "account_id, seats") == [("A", 7), ("B", 9)]
     assert company.rows(ACCOUNT_USAGE, columns="account_id, events, seats") == [("A", 3, 7), ("B", 2, 9)]
+
+
+def test_what_is_received_later_moves_no_row_of_an_earlier_receipt(company: Any) -> None:
+    """On the 3rd the person works for A, as far as is known. That it had gone to B on the 2nd is heard on the 5th."""
+    company.alias("p", "phone", "2026-03-01T08:00:00", received=company.at("2026-03-01T08:00:00"))
+    company.told("p", "2026-03-01T09:00:00", received=company.at("2026-03-01T09:00:00"), account_id="A")
+    for hour, received in ((9, "2026-03-03T09:00:01"), (10, "2026-03-04T10:00:00"), (11, "2026-03-06T11:00:00")):
+        company.event("phone", f"2026-03-03T{hour:02}:00:00", received=company.at(received))
+    company.materialise()
+    before = company.rows(ACCOUNT_DAYS)
+    assert [(row[1], row[2].day, row[3]) for row in before] == [("A", 3, 1), ("A", 4, 1), ("A", 6, 1)]
+    company.told("phone", "2026-03-02T09:00:00", received=company.at("2026-03-05T09:00:00"), account_id="B")
+    company.materialise()
+    assert company.rows(ACCOUNT_DAYS, "received_date < '2026-03-05'") == before[:2]
+    assert company.rows(ACCOUNT_DAYS, "received_date >= '2026-03-05'", "account_id, events") == [("B", 1)]
+    # Usage is what is known now.
+    assert company.rows(ACCOUNT_USAGE, columns="DISTINCT account_id") == [("B",)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_a_receipt_are_those_of_an_export_that_ends_with_it(company: Any, seed: int) -> None:
+    company.zone, company.first_day = CLOCKS["London, 23 hours"]
+    company.last_day = company.first_day + timedelta(days=2)
+    fill(company, 40 + seed)
+    company.materialise()
+    known_by = company.first_day + timedelta(days=1)
+    rows = company.rows(ACCOUNT_DAYS, f"event_date <= '{known_by}' AND received_date <= '{known_by}'")
+    end = company.platform.clock.begins(known_by + timedelta(days=1))
+    all_records = len(company.records)
+    company.records = [r for r in company.records if (r["received_at"] or r["occurred_at"]) < end]
+    assert len(company.records) < 0.8 * all_records and len(rows) > 3
+    company.materialise()
+    assert company.rows(ACCOUNT_DAYS, f"event_date <= '{known_by}'") == rows
