@@ -54,6 +54,7 @@ ACCOUNTS = Table(
     key=("as_of_date", "account_id"),
     grain="day",
     partition_column="as_of_date",
+    publication=Publication(as_view=True),
 )
 
 ACCOUNT_MEMBERS = Table(

@@ -27,7 +27,7 @@ from analytics_assets.saas.health.scoring import (
 from analytics_assets.settings import Health
 from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
 from analytics_assets.warehouse.lake import Staged
-from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.tables import Column, Publication, Table
 
 ACCOUNTS_PLOTTED = 8
 HOURS_AT_ONCE = 24 * 31
@@ -56,6 +56,7 @@ ACCOUNT_HEALTH = Table(
     key=("hour", "account_id"),
     grain="hour",
     partition_column="event_date",
+    publication=Publication(as_view=True),
 )
 
 

@@ -48,6 +48,7 @@ ACCOUNT_USAGE = Table(
     key=("hour", "account_id"),
     grain="hour",
     partition_column="event_date",
+    publication=Publication(as_view=True),
 )
 
 ACCOUNT_DAYS = Table(
