@@ -52,6 +52,8 @@ LONG_BACKFILL_DAYS = 90
 NIGHT = (customers, customer_ltv, customer_segments, cohort_retention, product_affinity, recommended)
 KEPT = NIGHT[:-1]
 """Recommendations are kept for the newest day only: nobody fills them back."""
+MONTH_ACCOUNTS = 2_000
+"""Of whom a month of hours is computed in about a minute; what it takes grows with them."""
 PACKAGES = ("dagster", "duckdb", "deltalake", "polars", "lifetimes")
 
 
@@ -110,6 +112,20 @@ def _million(folder: Path) -> Iterator[Comparison | str]:
     yield from suite.measure(MILLION, NIGHT, [MILLION.last_day], folder, 1.3)
 
 
+def _software_hour(folder: Path) -> Iterator[str]:
+    """What the largest company that is promised takes: seconds and memory of its hour, and of a month of hours of a smaller one."""
+    of_usage, of_health = usage.alone(folder), health.alone(folder, usage.ACCOUNT_COUNT, hours=1)
+    yield (
+        f"an hour of {usage.ACCOUNT_COUNT:,} accounts and {usage.EVENT_COUNT:,} events: usage {of_usage[0]:.1f} s in {of_usage[1]:.2f} GB, "
+        f"health {of_health[0]:.1f} s in {of_health[1]:.2f} GB; goal: 60 s together, 2 GB"
+    )
+    seconds, gigabytes = health.alone(folder, MONTH_ACCOUNTS, hours=24 * 31)
+    yield (
+        f"health of {24 * 31} hours of {MONTH_ACCOUNTS:,} accounts in one run: {seconds:.1f} s, {1000 * seconds / 24 / 31:.0f} ms an hour, "
+        f"in {gigabytes:.2f} GB; goal: 2 GB"
+    )
+
+
 PARTS: dict[str, Callable[[Path], Iterator[Comparison | str]]] = {
     "batch": _batch,
     "bookkeeping": _bookkeeping,
@@ -119,8 +135,8 @@ PARTS: dict[str, Callable[[Path], Iterator[Comparison | str]]] = {
     "suite": lambda folder: suite.measure(BIG_SHOP, NIGHT, [BIG_SHOP.last_day], folder, 1.3),
     "backfill": lambda folder: _backfill(GROWING_SHOP, BACKFILLED_DAYS, folder),
     "growth": lambda folder: suite.growth(GROWING_SHOP, NIGHT, 3, folder),
-    "usage": lambda folder: usage.measure(REPETITIONS, folder),
-    "health": lambda folder: health.measure(REPETITIONS, folder, accounts=1_000),
+    "usage": lambda folder: chain(usage.measure(REPETITIONS, folder), _software_hour(folder)),
+    "health": lambda folder: health.measure(REPETITIONS, folder, accounts=5_000),
     "models": lambda _: _standings(),
     "window": lambda _: window.measure(),
     "million": _million,

@@ -1,14 +1,19 @@
-"""An hour of `account_health` with three years of usage in the lake, beside the same hour with a hundred days of it."""
+"""Account health of many accounts: an hour, an hour after three years beside one after a hundred days, and a month of hours in one run."""
 
 import logging
+import multiprocessing
+import resource
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from analytics_assets.home import Home
-from analytics_assets.saas.health.assets import account_health
+from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.assets import Platform, Work
@@ -16,43 +21,76 @@ from analytics_assets.warehouse.engine import engine
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
 
 LAST_DAY = date(2026, 3, 31)
+FEW_DAYS, THREE_YEARS = 100, 1_096
 
-# Every account in every hour: more rows than any company has, and the same on every machine.
-USAGE = """
+# Every account in every hour of a week: more rows than any company has, and the same on every machine.
+A_WEEK = """
 SELECT
-    CAST($day AS DATE) AS event_date, CAST($day AS TIMESTAMPTZ) + to_hours(CAST(h AS INTEGER)) AS hour, 'account ' || a AS account_id,
+    CAST(TIMESTAMP '2020-01-01' + to_hours(CAST(h AS INTEGER)) AS DATE) AS event_date,
+    TIMESTAMPTZ '2020-01-01 00:00:00+00' + to_hours(CAST(h AS INTEGER)) AS hour, 'account ' || a AS account_id,
     CAST(1 + r % 200 AS BIGINT) AS events, CAST(1 + r // 200 % 20 AS BIGINT) AS active_users,
     CAST(1 + r // 4000 % 12 AS BIGINT) AS features_used, CAST(1 + r // 200 % 20 AS BIGINT) AS sessions,
     CASE WHEN a % 5 > 0 THEN CAST(20 + a % 30 AS BIGINT) END AS seats
-FROM (SELECT a, h, hash(a * 1000003 + h + 24 * $number) AS r FROM range($accounts) AS t(a), range(24) AS u(h))
-ORDER BY h, a
+FROM (SELECT a, h, hash(a * 1000003 + h) AS r FROM range($accounts) AS t(a), range(24 * 7) AS u(h))
+ORDER BY hour, account_id
 """
 
 
-def measure(repetitions: int, folder: Path, accounts: int = 20_000, days: tuple[int, int] = (1_096, 100)) -> Iterator[Comparison]:
-    """Seconds of the last hour, computed alone, in a home of `days[0]` and in one of `days[1]` days; the goal is no difference."""
-    long, short = (_home(folder / f"{count} days", accounts, count) for count in days)
+def measure(repetitions: int, folder: Path, accounts: int) -> Iterator[Comparison]:
+    """Seconds of the last hour, computed, committed and published, after three years and after a hundred days of usage."""
+    long, short = (_home(folder, accounts, days) for days in (THREE_YEARS, FEW_DAYS))
+    seconds = taking_turns(lambda _: seconds_of(lambda: _hour(long)), lambda _: seconds_of(lambda: _hour(short)), repetitions)
     what = f"account_health, one hour, {accounts:,} accounts"
-    seconds = taking_turns(lambda _: _hour(long), lambda _: _hour(short), repetitions)
-    yield Comparison(what, f"{days[0]} days of usage", f"{days[1]} days of usage", *seconds, 1.1)
+    yield Comparison(what, f"{THREE_YEARS} days of usage", f"{FEW_DAYS} days of usage", *seconds, 1.1)
+
+
+def alone(folder: Path, accounts: int, hours: int) -> tuple[float, float]:
+    """Seconds of the last hours in one run, and the peak memory in GB of a process that does nothing else."""
+    _home(folder, accounts, FEW_DAYS)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_measured, folder, accounts, hours).result()
+
+
+def _measured(folder: Path, accounts: int, hours: int) -> tuple[float, float]:
+    seconds = seconds_of(lambda: _hour(_platform(folder, accounts, FEW_DAYS), hours))
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def _platform(folder: Path, accounts: int, days: int) -> Platform:
+    first = LAST_DAY - timedelta(days=days - 1)
+    text = f'[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = {first}\nlast_day = {LAST_DAY}\n'
+    home = Home(folder / f"{accounts} accounts, {days} days")
+    return Platform(parse_settings(text, "the benchmark's settings"), home, [ACCOUNT_USAGE, ACCOUNT_HEALTH])
 
 
 def _home(folder: Path, accounts: int, days: int) -> Platform:
-    first = LAST_DAY - timedelta(days=days - 1)
-    text = f'[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = {first}\nlast_day = {LAST_DAY}\n'
-    platform = Platform(parse_settings(text, "the benchmark's settings"), Home(folder))
+    """A home with that many days of usage, the same week again and again."""
+    platform = _platform(folder, accounts, days)
+    if platform.home.lake.exists():
+        return platform
     with engine() as connection:
+        rows = connection.sql(A_WEEK, params={"accounts": accounts})
+        week = rows.select(", ".join(ACCOUNT_USAGE.column_names)).to_arrow_table().cast(ACCOUNT_USAGE.arrow_schema())
+    of_day = [week.slice(24 * accounts * number, 24 * accounts) for number in range(7)]
+    clock = platform.clock
+    with closing(platform.lake.stage(ACCOUNT_USAGE)) as staged:
         for number in range(days):
-            day = first + timedelta(days=number)
-            rows = connection.sql(USAGE, params={"day": day, "number": number, "accounts": accounts})
-            frame = pl.DataFrame(rows.to_arrow_table()).select(ACCOUNT_USAGE.column_names)
-            table = frame.to_arrow().cast(ACCOUNT_USAGE.arrow_schema())
-            platform.lake.replace(ACCOUNT_USAGE, table, f"event_date = '{day}'", {})
+            day, rows_then = clock.first_day + timedelta(days=number), of_day[number % 7]
+            later = pa.scalar(clock.begins(day) - rows_then["hour"][0].as_py(), pa.duration("us"))
+            hours = pc.add(rows_then["hour"], later)
+            dated = rows_then.set_column(1, "hour", hours).set_column(
+                0, "event_date", pa.repeat(pa.scalar(day, pa.date32()), len(hours))
+            )
+            staged.append(dated)
+            staged.files()
+        end = clock.begins(LAST_DAY + timedelta(days=1))
+        platform.lake.adopt(staged, clock.window(clock.begins(clock.first_day), end), {})
     return platform
 
 
-def _hour(platform: Platform) -> float:
+def _hour(platform: Platform, hours: int = 1) -> None:
     end = datetime.combine(LAST_DAY + timedelta(days=1), datetime.min.time(), UTC)
-    with engine() as connection:
-        window = platform.clock.window(end - timedelta(hours=1), end)
-        return seconds_of(lambda: account_health(Work(platform, window, connection, logging.getLogger(__name__))))
+    window = platform.clock.window(end - timedelta(hours=hours), end)
+    with engine() as connection, closing(Work(platform, window, connection, logging.getLogger(__name__))) as work:
+        platform.lake.adopt(account_health(work)[ACCOUNT_HEALTH.name], window, {})
+    platform.publish()

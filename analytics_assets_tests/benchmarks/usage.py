@@ -5,6 +5,7 @@ import multiprocessing
 import resource
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from analytics_assets.saas.usage.assets import ACCOUNT_USAGE, account_usage
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import attach, engine
-from analytics_assets.warehouse.lake import Window, predicate_for
+from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.tables import Table
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
 
@@ -99,9 +100,8 @@ def _noon(platform: Platform) -> Window:
 
 def _hour(platform: Platform) -> None:
     window = _noon(platform)
-    with engine() as connection:
-        rows = account_usage(Work(platform, window, connection, logging.getLogger(__name__)))[ACCOUNT_USAGE.name]
-    platform.lake.replace(ACCOUNT_USAGE, rows, predicate_for(ACCOUNT_USAGE, window), {})
+    with engine() as connection, closing(Work(platform, window, connection, logging.getLogger(__name__))) as work:
+        platform.lake.adopt(account_usage(work)[ACCOUNT_USAGE.name], window, {})
 
 
 def _bare(platform: Platform) -> None:

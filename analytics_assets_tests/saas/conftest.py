@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -21,7 +22,7 @@ from analytics_assets.saas.usage.assets import account_days, account_usage
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.assets import Compute, Platform, Work
 from analytics_assets.warehouse.engine import engine
-from analytics_assets.warehouse.lake import Window, predicate_for
+from analytics_assets.warehouse.lake import Staged, Window, predicate_for
 from analytics_assets.warehouse.tables import Table
 
 
@@ -101,8 +102,9 @@ class Company:
 
     def compute(self, function: Compute, window: Window) -> Mapping[str, pa.Table]:
         """What an asset's function returns for a window."""
-        with engine() as connection:
-            return function(Work(self.platform, window, connection, logging.getLogger(__name__)))
+        with engine() as connection, closing(Work(self.platform, window, connection, logging.getLogger(__name__))) as work:
+            found = function(work).items()
+            return {name: rows.reader().read_all() if isinstance(rows, Staged) else rows for name, rows in found}
 
     def write(self, rows: Mapping[str, pa.Table], window: Window, *tables: Table) -> None:
         """Replace a window of tables."""

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.assets import Needs, Platform, Work, table_asset
-from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.lake import Staged, Window
 from analytics_assets.warehouse.tables import Column, Publication, Table
 
 _HERE = Path(__file__).parent
 _ONE_DAY = timedelta(days=1)
 USAGE_DAYS = "usage_days"
+DAYS_AT_ONCE = 7
+"""A month of 20,000 accounts has 14 M rows, which are computed and put down a week at a time."""
 # An hour reads the day so far; a day on which the clock goes back has 25 of them.
 MOST_HOURS_OF_A_DAY = 25
 
@@ -75,7 +79,7 @@ ACCOUNT_DAYS = Table(
 )
 
 
-def account_usage(work: Work) -> Mapping[str, pa.Table]:
+def account_usage(work: Work) -> Mapping[str, Staged]:
     """What the people of every account did, hour by hour: events, active users, features used, sessions begun, and its seats.
 
     An event belongs to the account that it names, else to the one that its person had named last at that second, so that usage
@@ -85,12 +89,19 @@ def account_usage(work: Work) -> Mapping[str, pa.Table]:
 
     Read it as the pulse of a customer: an hour without a row is an hour in which nobody did anything.
     """
-    parameters = _read(work, by_receipt=False)
-    work.read(ACCOUNTS, _evenings_before(work))
-    work.connection.register("account_seats", work.sql(_HERE / "account_seats.sql", **parameters).to_arrow_table())
-    rows = work.rows_of(ACCOUNT_USAGE, work.sql(_HERE / "account_usage.sql"))
-    _count_events(work, rows)
-    return {ACCOUNT_USAGE.name: rows}
+    work.bound_memory()
+    staged = work.stage(ACCOUNT_USAGE)
+    counts = []
+    for window in _weeks(work):
+        parameters = _read(work, window, by_receipt=False)
+        work.read(ACCOUNTS, _evenings_before(window))
+        work.connection.register("account_seats", work.sql(_HERE / "account_seats.sql", **parameters).to_arrow_table())
+        rows = work.rows_of(ACCOUNT_USAGE, work.sql(_HERE / "account_usage.sql").order("hour, account_id"))
+        for day in sorted(rows["event_date"].unique().to_pylist()):
+            staged.append(rows.filter(pc.field("event_date") == pa.scalar(day)))
+        counts.append(_count_events(work, rows))
+    work.metadata["events"] = _events_page(counts)
+    return {ACCOUNT_USAGE.name: staged}
 
 
 def account_days(work: Work) -> Mapping[str, pa.Table]:
@@ -102,16 +113,22 @@ def account_days(work: Work) -> Mapping[str, pa.Table]:
 
     Read it as the diary of a customer with the post marks on it.
     """
-    _read(work, by_receipt=True)
+    work.bound_memory()
+    _read(work, work.window, by_receipt=True)
     rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql"))
-    _count_events(work, rows)
+    work.metadata["events"] = _events_page([_count_events(work, rows)])
     return {ACCOUNT_DAYS.name: rows}
 
 
-def _read(work: Work, by_receipt: bool) -> dict[str, Any]:
-    """Make the events of the window readable with their accounts, as `account_events`; return what the statements are bound to."""
-    work.bound_memory()
-    window = work.window
+def _weeks(work: Work) -> list[Window]:
+    """The window in parts of so many business days."""
+    clock, window = work.platform.clock, work.window
+    begins = [max(window.start, clock.begins(day)) for day in work.days[::DAYS_AT_ONCE]]
+    return [clock.window(*bounds) for bounds in pairwise([*begins, window.end])]
+
+
+def _read(work: Work, window: Window, by_receipt: bool) -> dict[str, Any]:
+    """Make the events of a window readable with their accounts, as `account_events`; return what the statements are bound to."""
     parameters = usage_parameters(work.settings, by_receipt)
     since = window.start - timedelta(seconds=parameters["session_seconds"])
     first_day = work.platform.clock.day_of(since)
@@ -120,7 +137,7 @@ def _read(work: Work, by_receipt: bool) -> dict[str, Any]:
     hours = f"hour >= '{(since - timedelta(hours=1)).isoformat()}' AND hour < '{window.end.isoformat()}'"
     work.read(EVENTS, f"{days} AND {hours}")
     work.read(ACCOUNT_RECORDS, f"event_date >= '{window.first_day}' AND event_date <= '{window.last_day}'")
-    work.read(ACCOUNT_MEMBERS, _evenings_before(work))
+    work.read(ACCOUNT_MEMBERS, _evenings_before(window))
     work.connection.register(USAGE_DAYS, usage_days(work.platform.clock, window))
     work.sql(_HERE / "account_events.sql", **parameters).create_view("account_events")
     return parameters
@@ -156,19 +173,24 @@ def usage_days(clock: BusinessClock, window: Window) -> pa.Table:
     )
 
 
-def _evenings_before(work: Work) -> str:
-    return f"as_of_date >= '{work.window.first_day - _ONE_DAY}' AND as_of_date <= '{work.window.last_day - _ONE_DAY}'"
+def _evenings_before(window: Window) -> str:
+    return f"as_of_date >= '{window.first_day - _ONE_DAY}' AND as_of_date <= '{window.last_day - _ONE_DAY}'"
 
 
-def _count_events(work: Work, rows: pa.Table) -> None:
-    """Put down how many events belong to no account."""
+def _count_events(work: Work, rows: pa.Table) -> tuple[int, int]:
+    """How many events there are in the days that were read, and how many of them `rows` count."""
     work.connection.register("counted", rows)
     ((events, counted),) = work.connection.sql(
         """SELECT (SELECT count(*) FROM events JOIN usage_days USING (event_date)
             WHERE occurred_second >= start_second AND occurred_second < end_second),
         (SELECT coalesce(sum(events), 0) FROM counted)"""
     ).fetchall()
-    work.metadata["events"] = f"{counted:,} of accounts + {events - int(counted):,} of nobody's = {events:,}"
+    return events, int(counted)
+
+
+def _events_page(counts: list[tuple[int, int]]) -> str:
+    events, counted = (sum(column) for column in zip(*counts, strict=True))
+    return f"{counted:,} of accounts + {events - counted:,} of nobody's = {events:,}"
 
 
 def usage_assets(platform: Platform, hourly: dg.AutomationCondition, daily: dg.AutomationCondition) -> list[dg.AssetsDefinition]:

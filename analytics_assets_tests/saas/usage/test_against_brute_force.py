@@ -13,6 +13,7 @@ import pytest
 from analytics_assets.events.events import events
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS, accounts
+from analytics_assets.saas.usage import assets as usage
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, account_days, account_usage
 from analytics_assets.warehouse.lake import Window
 
@@ -332,7 +333,7 @@ def _cut(company: Any, draw: random.Random) -> list[Window]:
 @pytest.mark.parametrize(
     "told", [(clock, "accounts are named", 20 + n) for n, clock in enumerate(CLOCKS)], ids=str, indirect=True
 )
-def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Oracle) -> None:
+def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Oracle, monkeypatch) -> None:
     company = told.company
     tables = (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS, ACCOUNTS, ACCOUNT_MEMBERS, ACCOUNT_USAGE, ACCOUNT_DAYS)
     whole = {table.name: company.digests(table) for table in tables}
@@ -349,6 +350,9 @@ def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Or
         for window in windows:
             company.write(company.compute(function, window), window, *written)
     assert {table.name: company.digests(table) for table in tables} == whole
+    monkeypatch.setattr(usage, "DAYS_AT_ONCE", 1)
+    company.write(company.compute(account_usage, company.all_days), company.all_days, ACCOUNT_USAGE)
+    assert company.digests(ACCOUNT_USAGE) == whole[ACCOUNT_USAGE.name]
 
 
 def test_a_record_that_leaves_its_account_unsaid_belongs_to_what_its_person_named_last_whatever_the_identity(
