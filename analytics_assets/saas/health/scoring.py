@@ -53,8 +53,8 @@ def measure(work: Work, last: datetime, days: int = 1) -> None:
     blocks = WINDOW_DAYS + days - 1
     end = last + timedelta(hours=1)
     usage = work.sql(_HERE / "usage_blocks.sql", window_start_at=end - timedelta(days=blocks), window_end_at=end)
-    work.connection.register("usage_blocks", usage.to_arrow_table())
-    work.connection.register("health_points", work.sql(_HERE / "health_points.sql", blocks=blocks).to_arrow_table())
+    _keep(work, "usage_blocks", usage)
+    _keep(work, "health_points", work.sql(_HERE / "health_points.sql", blocks=blocks))
 
 
 def last_block(days: int = 1) -> int:
@@ -85,6 +85,12 @@ def health_of_hours(work: Work, health: Health, hours: Sequence[datetime], newes
     edges = {"healthy": health.healthy, "at_risk": health.at_risk, "hysteresis": health.hysteresis}
     work.sql(_HERE / "health_reasons.sql", **_weights(health)).create_view("health_reasons")
     return work.sql(_HERE / "account_health.sql", **edges, **_weights(health)).order("hour, account_id")
+
+
+def _keep(work: Work, name: str, rows: duckdb.DuckDBPyRelation) -> None:
+    """Make rows a table of the connection: within its bound of memory, which Arrow is not."""
+    work.connection.execute(f"DROP TABLE IF EXISTS {name}")
+    rows.create(name)
 
 
 def _weights(health: Health) -> dict[str, float]:
