@@ -74,6 +74,7 @@ PARAMETERS: dict[str, Any] = {
     "window_start_at": datetime(2026, 1, 19, 12, tzinfo=UTC),
     "window_end_at": datetime(2026, 3, 30, 12, tzinfo=UTC),
     "blocks": 70,
+    "block": 69,
     "evening": date(2026, 3, 29),
     "stood_on": date(2026, 3, 28),
     "healthy": 60.0,
