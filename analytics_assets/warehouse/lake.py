@@ -124,13 +124,14 @@ class Staged:
         if len(days) > 1:
             raise ValueError(f"{self.table.name}: a staged part has rows of {days[0]} and of {days[1]}")
         part = part.drop_columns(column)
-        file = next((file for file in self._files if file.day == days[0] and file.writer.is_open and file.has_room), None)
+        file = next((file for file in self._files if file.day == days[0] and file.has_room), None)
         file = file or self._open(days[0], part.schema)
         file.writer.write_table(part, row_group_size=part.num_rows)
         file.rows += part.num_rows
 
     def extend(self, later: Staged) -> None:
         """Take over the rows of another one, which follow these in order of the key."""
+        self.files()
         later.files()
         self._files += later._files
         later._files = []
