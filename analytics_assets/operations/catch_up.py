@@ -21,6 +21,7 @@ from dagster import DagsterEventType
 
 from analytics_assets.events.loading import data_through, hours_due, hours_to_restate
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
+from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.warehouse.assets import FILL, FILLS, Platform
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.publishing import publish
@@ -30,8 +31,6 @@ AS_OF_DAYS = 30
 MERGE_GAP_DAYS = 7
 # What stages have made shows at the end, and in between no more often than this.
 SECONDS_UNPUBLISHED = 60
-# The tag of the runs that catching up begins in its own process, where no daemon notices their death.
-CATCH_UP = "analytics/catch_up"
 
 
 class StepFailed(Exception):
@@ -78,7 +77,8 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
     started = time.monotonic()
     job = definitions.resolve_implicit_global_asset_job_def()
     keys = [dg.AssetKey(name) for name in (stage.assets if stage else ("export_files",))]
-    tags = {CATCH_UP: "true"}
+    # The next catch-up begins anew; the daemon cannot, and would say that it will.
+    tags = {CATCH_UP: "true", "dagster/max_retries": "0"}
     if stage:
         tags |= {"dagster/asset_partition_range_start": stage.first, "dagster/asset_partition_range_end": stage.last}
     config: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -9,7 +9,8 @@ import pytest
 from analytics_assets.definitions import build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations import run_history
-from analytics_assets.operations.catch_up import CATCH_UP, end_dead_runs
+from analytics_assets.operations.catch_up import end_dead_runs
+from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.operations.run_history import BATCH_RUNS, record_runs
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import attach, engine
