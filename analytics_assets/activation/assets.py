@@ -29,6 +29,7 @@ from analytics_assets.activation.gate import (
     newest_due_day,
     reasons_to_hold,
     recommenders_tested,
+    silent,
 )
 from analytics_assets.activation.generations import Channel, Generation
 from analytics_assets.activation.onsite import (
@@ -42,8 +43,9 @@ from analytics_assets.activation.onsite import (
 from analytics_assets.activation.onsite import LOCK as ONSITE_LOCK
 from analytics_assets.activation.sends import LOCK as EMAIL_LOCK
 from analytics_assets.activation.sends import email_channel, last_send, made_with, sent_days
-from analytics_assets.events.tables import IDENTITIES, TRAITS
+from analytics_assets.events.tables import EVENTS, IDENTITIES, TRAITS
 from analytics_assets.home import Home
+from analytics_assets.operations.freshness import newest_business_time
 from analytics_assets.partitions import all_earlier_days
 from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
@@ -383,8 +385,11 @@ def _status_kept(platform: Platform, channel: Channel, day: date) -> Iterator[No
 def _make_day(
     context: dg.AssetExecutionContext, outlet: Outlet, work: Work, inputs: Sequence[dg.AssetsDefinition], day: date
 ) -> dict[str, Any]:
-    lacking = lacks_hours(lacks(work.platform.lake), day, work.settings.business.zone)
-    if reasons := [*lacking, *reasons_to_hold(context.instance, inputs, day)]:
+    clock, zone = work.platform.clock, work.settings.business.zone
+    newest_event = newest_business_time(work.platform, EVENTS, context.instance)
+    stale = silent(newest_event, clock.begins(day + timedelta(days=1)), zone)
+    lacking = lacks_hours(lacks(work.platform.lake), day, zone)
+    if reasons := [*stale, *lacking, *reasons_to_hold(context.instance, inputs, day)]:
         raise HeldBack(reasons)
     for table in outlet.day_tables:
         work.read(table, f"{table.partition_column} = '{day}'")
@@ -393,7 +398,7 @@ def _make_day(
     channel = outlet.channel(work.platform.home)
     with channel.building() as folder:
         made = outlet.make(work, day, folder)
-        content = {"data_through": work.platform.clock.begins(day + timedelta(days=1)).isoformat(), **made.content}
+        content = {"data_through": clock.begins(day + timedelta(days=1)).isoformat(), **made.content}
         circumstances = {
             "run_id": context.run.run_id,
             "written_at": datetime.now(UTC).isoformat(timespec="seconds"),

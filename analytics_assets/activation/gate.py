@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 from dagster import DagsterEventType
 
-from analytics_assets.operations.freshness import DUE_AFTER
+from analytics_assets.operations.freshness import DUE_AFTER, QUIET
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.retail.recommendations.assets import FEWEST_TO_CHOOSE_BY
 from analytics_assets.warehouse.incomplete import Lack
@@ -54,6 +54,19 @@ def reasons_to_hold(instance: dg.DagsterInstance, inputs: Sequence[dg.AssetsDefi
 def lacks_hours(lacking: Iterable[Lack], day: date, zone: ZoneInfo) -> list[str]:
     """Why what is made for a day must not go out when the night did not wait: among what is missing may be who wants no more mail."""
     return [lack.in_words(zone) for lack in lacking if lack.day <= day]
+
+
+def silent(newest_event: datetime | None, day_ends: datetime, zone: ZoneInfo) -> list[str]:
+    """Why what is made for a day must not go out when events end long before it does: a tracker or an export may be dead.
+
+    Args:
+        newest_event: end of the newest hour that holds an event; None where none does.
+        day_ends: the instant at which the business day ends.
+        zone: the business's time zone, in which it is said.
+    """
+    if newest_event is None or newest_event >= day_ends - QUIET:
+        return []
+    return [f"events are stale: the newest is of before {newest_event.astimezone(zone):%Y-%m-%d %H:%M}. Is the export complete?"]
 
 
 def _not_fresh(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, day: date) -> Iterable[str]:

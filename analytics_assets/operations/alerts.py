@@ -106,7 +106,7 @@ def _look_at(record: RunRecord, steps: Mapping[str, StepRun], outbox: Outbox, kn
             _recover_partitions(step, outbox, at, newer_will_do)
         elif step.failure and for_good:
             outbox.raise_alert(_failure(step, run.run_id, owners), at)
-        elif died and step.partitions and not step.made:
+        elif for_good and step.partitions and not step.made and (died or (step.begun and not step.ended)):
             text = f"{step.asset} {step.span or ''}: the run ended without a word: its worker was killed, or ran out of memory"
             key = f"failed:{step.asset}:{step.span}"
             outbox.raise_alert(Alert(key, FAILED, "error", step.asset, text, step.span, owners, run.run_id), at)

@@ -17,6 +17,8 @@ from analytics_assets.warehouse.tables import Table
 FRESHNESS_JOB = "freshness"
 # A day's figures are due six hours after midnight, an hour's three hours after its end.
 DUE_AFTER = {"day": timedelta(hours=6), "hour": timedelta(hours=3)}
+# Hours in which nobody does anything are tolerated for so long.
+QUIET = timedelta(days=1)
 
 
 def newest_business_time(platform: Platform, table: Table, instance: dg.DagsterInstance) -> datetime | None:
@@ -92,7 +94,7 @@ def _freshness_check(platform: Platform, table: Table) -> dg.AssetChecksDefiniti
     )
     def is_fresh(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         newest, expected = newest_business_time(platform, table, context.instance), expected_business_time(platform, table)
-        tolerance = timedelta(days=1) if table.grain == "hour" else timedelta(0)
+        tolerance = QUIET if table.grain == "hour" else timedelta(0)
         newest_day = platform.clock.day_of(newest - timedelta(microseconds=1)) if newest else None
         lack = next((lack for lack in lacks(platform.lake) if lack.day == newest_day), None)
         state = state_of(newest, expected, tolerance, _failed_before(context.instance, key), lack is not None)

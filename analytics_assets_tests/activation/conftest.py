@@ -77,6 +77,7 @@ def standard_rows() -> dict[str, list[dict[str, Any]]]:
                 "kind": "order",
                 "product_id": f"p{n}",
                 "product_name": f"Product {n}",
+                "quantity": 1,
             }
             for n in range(1, 9)
         ],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from analytics_assets.activation.gate import models_not_accepted, recommenders_tested
+from analytics_assets.activation.gate import models_not_accepted, recommenders_tested, silent
 
 DAY = date(2026, 3, 3)
 
@@ -140,3 +141,26 @@ def test_every_reason_is_said_at_once(shop, why_of) -> None:
     shop.inputs(last=date(2026, 3, 2))
     message = held(shop, why_of)
     assert all(name in message for name in ("traits:", "identities:", "customer_ltv:", "recommendations:"))
+
+
+@pytest.mark.parametrize(
+    ("quiet", "reasons"),
+    [
+        (timedelta(0), []),
+        (timedelta(hours=24), []),
+        (
+            timedelta(hours=25),
+            ["events are stale: the newest is of before 2026-07-01 23:00. Is the export complete?"],
+        ),
+    ],
+)
+def test_a_silent_export_holds_what_is_made_of_it(quiet: timedelta, reasons: list[str]) -> None:
+    ends = datetime(2026, 7, 2, 22, tzinfo=UTC)
+    assert silent(ends - quiet, ends, ZoneInfo("Europe/Berlin")) == reasons
+    assert silent(None, ends, ZoneInfo("Europe/Berlin")) == []
+
+
+def test_nothing_goes_out_when_events_end_days_before(evening, why_of, monkeypatch) -> None:
+    early = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    monkeypatch.setattr("analytics_assets.activation.assets.newest_business_time", lambda *_: early)
+    assert "events are stale: the newest is of before 2026-03-01" in held(evening, why_of)

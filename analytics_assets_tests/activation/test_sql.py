@@ -185,17 +185,23 @@ def test_only_named_identities_of_the_day_name_a_customer() -> None:
     assert query("named_identities.sql", {"identities": maps + old}) == [("c1", "a@x.test"), ("c1", "c")]
 
 
-def test_a_product_has_the_name_of_its_latest_line_by_the_day() -> None:
+def test_a_product_has_the_name_of_its_latest_sold_line_by_the_day() -> None:
     lines = [
-        ("p1", "old", OTHER),
-        ("p1", "new", DAY),
-        ("p1", "later", DAY + timedelta(1)),
-        ("p2", "b", DAY),
-        ("p2", "a", DAY),
-        ("p3", None, DAY),
+        ("p1", "old", OTHER, "order", 1),
+        ("p1", "new", DAY, "order", 1),
+        ("p1", "later", DAY + timedelta(1), "order", 1),
+        ("p2", "b", DAY, "order", 1),
+        ("p2", "a", DAY, "order", 1),
+        ("p3", None, DAY, "order", 1),
+        ("p4", "chain", OTHER, "order", 1),
+        ("p4", "", DAY, "order", 1),
+        ("p4", " ", DAY, "order", 1),
+        ("p4", "damages", DAY, "order", -150),
+        ("p4", "sent back", DAY, "refund", -1),
     ]
-    rows = [{"product_id": product, "product_name": name, "order_date": day} for product, name, day in lines]
-    assert sorted(query("product_names.sql", {"order_items": rows})) == [("p1", "new"), ("p2", "a")]
+    columns = ("product_id", "product_name", "order_date", "kind", "quantity")
+    rows = [dict(zip(columns, line, strict=True)) for line in lines]
+    assert sorted(query("product_names.sql", {"order_items": rows})) == [("p1", "new"), ("p2", "b"), ("p4", "chain")]
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 3, 7, 100])

@@ -180,6 +180,31 @@ def test_a_worker_that_dies_is_an_alert(shop) -> None:
     assert "its worker was killed" in shop.outbox.alerts()[0].alert.text
 
 
+def test_a_step_at_work_when_its_worker_dies_is_an_alert_beside_one_that_failed_before(shop) -> None:
+    shop.says = {"orders": "breaks"}
+    job = shop.definitions.resolve_implicit_global_asset_job_def()
+    job.execute_in_process(instance=shop.instance, partition_key="2011-10-30", raise_on_error=False)
+    [run] = shop.instance.get_runs()
+    entries = [record.event_log_entry for record in shop.instance.event_log_storage.get_records_for_run(run.run_id).records]
+    lived = [
+        entry for entry in entries
+        if (event := entry.dagster_event)
+        and event.event_type_value in ("ASSET_MATERIALIZATION_PLANNED", "STEP_START", "STEP_FAILURE")
+    ]  # fmt: skip
+    shop.instance.delete_run(run.run_id)
+    shop.instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
+    for entry in lived:
+        shop.instance.store_event(entry)
+    shop.instance.report_run_failed(run, "worker gone")
+    shop.look()
+    assert {(subject, partition) for _, _, subject, partition in shop.standing()} == {
+        ("orders", "2011-10-30"),
+        ("list", "2011-10-30"),
+    }
+    [of_list] = [one.alert for one in shop.outbox.alerts() if one.alert.subject == "list"]
+    assert "its worker was killed" in of_list.text
+
+
 def test_the_kinds_of_checks_are_those_of_checks_that_exist(platform) -> None:
     from analytics_assets.definitions import build_definitions
 

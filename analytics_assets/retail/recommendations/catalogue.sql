@@ -49,7 +49,7 @@ names AS (
         product_name,
         ROW_NUMBER() OVER (PARTITION BY product_id ORDER BY MAX(last_date) DESC, product_name DESC) AS preference
     FROM called
-    WHERE product_name IS NOT NULL
+    WHERE TRIM(product_name) <> ''
     GROUP BY product_id, product_name
 ),
 categories AS (
