@@ -73,8 +73,8 @@ def account_health(work: Work) -> Mapping[str, Staged]:
     - `seats`: the most people in one hour of the last 14 days, of the seats that the account has.
 
     Each is a third *own* and two thirds *peers*, 0 to 1. *Own*: now against the past, 1 where nothing fell beyond chance (two
-    standard deviations of a count) and 0 where half is gone; the median account's change is taken out, so that no account is
-    blamed for a holiday or an outage. A pause of three days, or of twice the usual gap, is none; seats are a share of one's own.
+    standard deviations of a count) and 0 where half is gone, or where now is nothing at all; the median account's change is taken
+    out, so that no account is blamed for a holiday or an outage. A pause of three days, or of twice the usual gap, is none; seats are a share of one's own.
     *Peers*: the share of the other accounts with an event in the last 42 days that it is ahead of. Accounts with seats compare with
     one another: user-hours (for `seats` too) and events per seat, with four seats of average use added to each so that a few people
     do not make an extreme; features per square root of the seats, since a larger team shows more of them, but not in proportion.

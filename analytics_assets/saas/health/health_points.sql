@@ -153,18 +153,28 @@ SELECT
     r.features_now,
     r.features_expected,
     -- A fall counts as far as it goes beyond chance: two standard deviations of a Poisson count (events come about six to a
-    -- user-hour). What then is half of what was expected, or less, is 0: a fortnight at half is a customer half gone.
+    -- user-hour). What then is half of what was expected, or less, is 0: a fortnight at half is a customer half gone. Of a small past a
+    -- silent fortnight would be within chance: it is 0 all the same, since silence must never make an account healthier.
     CASE
         WHEN r.has_past = 1
-            THEN GREATEST(0, LEAST(1, COALESCE(2 * (r.user_hours_now / r.fair_user_hours + 2 * SQRT(1 / r.fair_user_hours)) - 1, 1)))
+            THEN CASE
+                WHEN r.events_now = 0 THEN 0
+                ELSE GREATEST(0, LEAST(1, COALESCE(2 * (r.user_hours_now / r.fair_user_hours + 2 * SQRT(1 / r.fair_user_hours)) - 1, 1)))
+            END
     END AS own_active_users,
     CASE
         WHEN r.has_past = 1
-            THEN GREATEST(0, LEAST(1, COALESCE(2 * (r.events_now / r.fair_events + 2 * SQRT(6 / r.fair_events)) - 1, 1)))
+            THEN CASE
+                WHEN r.events_now = 0 THEN 0
+                ELSE GREATEST(0, LEAST(1, COALESCE(2 * (r.events_now / r.fair_events + 2 * SQRT(6 / r.fair_events)) - 1, 1)))
+            END
     END AS own_events,
     CASE
         WHEN r.has_past = 1
-            THEN GREATEST(0, LEAST(1, COALESCE(2 * (r.features_now / r.fair_features + 2 * SQRT(1 / r.fair_features)) - 1, 1)))
+            THEN CASE
+                WHEN r.events_now = 0 THEN 0
+                ELSE GREATEST(0, LEAST(1, COALESCE(2 * (r.features_now / r.fair_features + 2 * SQRT(1 / r.fair_features)) - 1, 1)))
+            END
     END AS own_features,
     -- A pause of three days, or of twice the account's usual gap, costs nothing; two weeks more cost all.
     GREATEST(

@@ -79,6 +79,14 @@ def test_a_pause_within_twice_the_usual_gap_costs_nothing(vendor) -> None:
     assert after_15_days["components"]["recency"] == pytest.approx(15 / 0.85 * 0.75, abs=0.1)
 
 
+def test_silence_never_makes_an_account_healthier(vendor) -> None:
+    """Tried for five days, then left: when its past becomes long enough to compare with, so few events might be chance."""
+    vendor.used_daily("a", "2026-02-24", "2026-02-28", users=1, events=2)
+    vendor.open()
+    scores = [of(vendor.health(datetime(2026, 3, day, 9, tzinfo=UTC)), "a")["score"] for day in range(1, 32)]
+    assert scores[0] > 0 == scores[-1] and scores == sorted(scores, reverse=True)
+
+
 def test_who_was_never_used_is_at_risk_and_who_has_ended_is_not_there(vendor) -> None:
     span = ("2026-03-30", "2026-03-31")
     vendor.account("old", span, first_seen="2026-01-01", seats=5)
@@ -219,7 +227,7 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                 if f["expected"]:
                     fair = f["expected"][name] * usual
                     left = f["now"][name] / fair + 2 * math.sqrt(clustered / fair) if fair else 1
-                    own = min(1, max(0, 2 * left - 1))
+                    own = min(1, max(0, 2 * left - 1)) if f["now"]["events"] else 0
                 f.setdefault("own", {})[name] = own
         for f in found.values():
             f["own"]["recency"] = min(1, max(0, 1 - (f["idle"] - max(72, 48 * f["gap"])) / 336))
