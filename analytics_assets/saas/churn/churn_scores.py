@@ -29,6 +29,9 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
     first. Models can only learn that less use, a fall, or a long silence raises the risk, never the other way round; a price or the
     number of seats may go either way.
 
+    A company too young for a backtest is scored by a model that nothing has tested: its probabilities rank, and promise no more.
+    `accepted` in `churn_models` is false for such a day, and the check `served_by_an_accepted_model` warns.
+
     For accounts MRR at risk is probability times monthly recurring revenue. The expected months take the probability for the horizon, and
     from then on a shifted beta-geometric over the renewals of contracts of the same length (Fader and Hardie 2007).
 
