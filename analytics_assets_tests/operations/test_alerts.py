@@ -67,6 +67,18 @@ class Shop:
         job = self.definitions.resolve_implicit_global_asset_job_def()
         job.execute_in_process(instance=self.instance, asset_selection=[dg.AssetKey(name)], tags=tags, raise_on_error=False)
 
+    def die_after(self, *kept: str) -> None:
+        """Leave only these kinds of events of the run that was made, as if its worker had died then, and let Dagster notice."""
+        [run] = self.instance.get_runs()
+        records = self.instance.event_log_storage.get_records_for_run(run.run_id).records
+        entries = [record.event_log_entry for record in records]
+        self.instance.delete_run(run.run_id)
+        self.instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
+        for entry in entries:
+            if entry.dagster_event and entry.dagster_event.event_type_value in kept:
+                self.instance.store_event(entry)
+        self.instance.report_run_failed(run, "worker gone")
+
     def look(self) -> int:
         return look_at_ended_runs(self.platform, self.instance, self.outbox, self.specs)
 
@@ -165,16 +177,7 @@ def test_each_run_is_looked_at_once_also_by_two_watchers(shop) -> None:
 
 def test_a_worker_that_dies_is_an_alert(shop) -> None:
     shop.run("orders", "2011-10-30")
-    [run] = shop.instance.get_runs()
-    planned = [
-        record.event_log_entry for record in shop.instance.event_log_storage.get_records_for_run(run.run_id).records
-        if (event := record.event_log_entry.dagster_event) and event.event_type_value == "ASSET_MATERIALIZATION_PLANNED"
-    ]  # fmt: skip
-    shop.instance.delete_run(run.run_id)
-    shop.instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
-    for entry in planned:
-        shop.instance.store_event(entry)
-    shop.instance.report_run_failed(run, "worker gone")
+    shop.die_after("ASSET_MATERIALIZATION_PLANNED")
     shop.look()
     assert shop.standing() == [("failed after retries", "error", "orders", "2011-10-30")]
     assert "its worker was killed" in shop.outbox.alerts()[0].alert.text
@@ -184,18 +187,7 @@ def test_a_step_at_work_when_its_worker_dies_is_an_alert_beside_one_that_failed_
     shop.says = {"orders": "breaks"}
     job = shop.definitions.resolve_implicit_global_asset_job_def()
     job.execute_in_process(instance=shop.instance, partition_key="2011-10-30", raise_on_error=False)
-    [run] = shop.instance.get_runs()
-    entries = [record.event_log_entry for record in shop.instance.event_log_storage.get_records_for_run(run.run_id).records]
-    lived = [
-        entry for entry in entries
-        if (event := entry.dagster_event)
-        and event.event_type_value in ("ASSET_MATERIALIZATION_PLANNED", "STEP_START", "STEP_FAILURE")
-    ]  # fmt: skip
-    shop.instance.delete_run(run.run_id)
-    shop.instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
-    for entry in lived:
-        shop.instance.store_event(entry)
-    shop.instance.report_run_failed(run, "worker gone")
+    shop.die_after("ASSET_MATERIALIZATION_PLANNED", "STEP_START", "STEP_FAILURE")
     shop.look()
     assert {(subject, partition) for _, _, subject, partition in shop.standing()} == {
         ("orders", "2011-10-30"),
