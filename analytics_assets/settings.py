@@ -152,7 +152,10 @@ class Accounts(_Table):
     `are = "named"`: the account that a record names (`[properties] account_id`: a property, or a group call, which arrives as
     one), else the one that its person named last. `are = "people"`: every person is an account. An event uses the feature that
     its property (`[properties] feature`) names; without one, an event named in `feature_events` is a feature of its own, and
-    where that list is empty every event is that `not_features` does not name and that is no purchase, refund or billing.
+    where that list is empty every event is that `not_features` does not name and that is no purchase or refund.
+
+    What nobody does in the product is no usage: the turns of a contract (`[subscriptions]`), and events named in `not_usage`, which
+    a billing system or a mailing sends.
     """
 
     are: Literal["named", "people"] = "named"
@@ -165,6 +168,14 @@ class Accounts(_Table):
         "signed up",
         "signed in",
         "signed out",
+    )
+    not_usage: Names = (
+        "payment failed",
+        "payment succeeded",
+        "invoice paid",
+        "subscription renewed",
+        "subscription refunded",
+        "trial ended",
     )
     session_minutes: Annotated[int, Field(ge=1, le=60)] = 30
 

@@ -205,8 +205,8 @@ class SoftwareHistory:
     aliases: pl.DataFrame
     """One row per device that was tied to a name: identity (the named one), alias (the anonymous one), at."""
     account_hours: pl.DataFrame
-    """One row per account and hour with an event or a turn: account, hour (instant at which the business hour begins),
-    events, active_users, features_used."""
+    """One row per account and hour with an event: account, hour (instant at which the business hour begins), events,
+    active_users, features_used. Turns of contracts are nothing that its people do."""
     outages: pl.DataFrame
     """One row per outage: from_at, until_at."""
     first_instant: int
@@ -295,7 +295,7 @@ def simulate(company: SoftwareCompany) -> SoftwareHistory:
         turns=turns,
         events=events,
         aliases=aliases,
-        account_hours=_account_hours(company, events, turns),
+        account_hours=_account_hours(company, events),
         outages=outages,
         first_instant=int(calendar.starts[0]),
         end_instant=int(calendar.starts[company.days]),
@@ -809,7 +809,7 @@ def _account_days(company: SoftwareCompany, accounts: list[_Account], stints: pl
     return days.with_columns(pl.col("members").fill_null(0))
 
 
-def _account_hours(company: SoftwareCompany, events: pl.DataFrame, turns: pl.DataFrame) -> pl.DataFrame:
+def _account_hours(company: SoftwareCompany, events: pl.DataFrame) -> pl.DataFrame:
     """The columns of `SoftwareHistory.account_hours`."""
     used = events.filter(pl.col("account").is_not_null()).select(
         "account",
@@ -817,12 +817,10 @@ def _account_hours(company: SoftwareCompany, events: pl.DataFrame, turns: pl.Dat
         "person",
         feature=pl.coalesce("feature", pl.when(~pl.col("name").is_in([SIGNED_IN, SIGNED_UP, VISITED])).then("name")),
     )
-    turned = turns.select("account", "at", person="identity", feature=pl.lit(None, pl.String))
     local = pl.from_epoch("at").dt.replace_time_zone("UTC").dt.convert_time_zone(company.time_zone)
     offset = (local.dt.base_utc_offset() + local.dt.dst_offset()).dt.total_seconds()
     return (
-        pl.concat([used, turned])
-        .with_columns(hour=pl.col("at") - (pl.col("at") + offset) % 3_600)
+        used.with_columns(hour=pl.col("at") - (pl.col("at") + offset) % 3_600)
         .group_by("account", "hour")
         .agg(
             events=pl.len().cast(pl.Int64),

@@ -67,6 +67,7 @@ PARAMETERS: dict[str, Any] = {
     "feature_events": ["name 1", "name 2"],
     "every_event_is_a_feature": True,
     "not_features": ["name 3", "name 4"],
+    "not_usage": ["name 5"],
     "session_seconds": 1200,
     "by_receipt": False,
     "grace_days": 1,

@@ -1,4 +1,5 @@
--- One row per event of the window: its account (NULL where nobody named one), its person, the feature, whether a session begins.
+-- One row per event of the window that somebody did: its account (NULL where nobody named one), its person, the feature, whether a
+-- session begins. Turns of a contract and what a billing system sends ($not_usage) nobody did.
 -- The account is the one that the event names, else the one that its person named last at that second: on this day, or before it as
 -- `account_members` of the evening before says. A word that many people share carries no account from one event to another.
 -- With $by_receipt an event is seen as on the business day by whose end it had been received: nothing received later counts. Who is one
@@ -24,7 +25,10 @@ WITH moments AS (
         CASE WHEN e.occurred_second >= d.start_second THEN 1 ELSE 0 END AS counts
     FROM events AS e
     INNER JOIN usage_days AS d ON e.event_date = d.event_date
-    WHERE e.occurred_second >= d.start_second - $session_seconds AND e.occurred_second < d.end_second
+    WHERE
+        e.occurred_second >= d.start_second - $session_seconds
+        AND e.occurred_second < d.end_second
+        AND NOT LIST_CONTAINS($not_usage, e.name)
     UNION ALL
     SELECT
         d.event_date,
@@ -40,7 +44,7 @@ WITH moments AS (
         0 AS counts
     FROM events AS e
     INNER JOIN usage_days AS d ON e.event_date = d.evening_before
-    WHERE e.occurred_second >= d.start_second - $session_seconds
+    WHERE e.occurred_second >= d.start_second - $session_seconds AND NOT LIST_CONTAINS($not_usage, e.name)
     UNION ALL
     SELECT
         d.event_date,

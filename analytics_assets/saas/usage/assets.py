@@ -30,7 +30,7 @@ MOST_HOURS_OF_A_DAY = 25
 
 _EVENT_DATE = Column("event_date", "DATE", "Business day of the events.")
 _ACCOUNT = Column("account_id", "VARCHAR", "The account of the people, as it was at that time.")
-_EVENTS = Column("events", "BIGINT", "What its people did.", "events")
+_EVENTS = Column("events", "BIGINT", "What its people did; turns of its contract and bills are not among it.", "events")
 _FEATURES = Column("features_used", "BIGINT", "Different features that they used.", "features")
 _SESSIONS = Column(
     "sessions", "BIGINT", "Sessions begun: a person's first event after a pause (`[accounts] session_minutes`).", "sessions"
@@ -85,7 +85,8 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
     An event belongs to the account that it names, else to the one that its person had named last at that second, so that usage
     stays where it was when somebody moves to another account. What an account and a feature is say the settings under
     `[accounts]`. A session begins with a person's first event after a pause, whatever the account of the events before. Events of
-    people who never named an account are in no row; this page counts them.
+    people who never named an account are in no row, and neither is what nobody does: the turns of a contract (`[subscriptions]`) and
+    events named in `[accounts] not_usage`, such as a failed payment. This page counts them.
 
     Read it as the pulse of a customer: an hour without a row is an hour in which nobody did anything.
     """
@@ -99,7 +100,7 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
         rows = work.rows_of(ACCOUNT_USAGE, work.sql(_HERE / "account_usage.sql").order("hour, account_id"))
         for day in sorted(rows["event_date"].unique().to_pylist()):
             staged.append(rows.filter(pc.field("event_date") == pa.scalar(day)))
-        counts.append(_count_events(work, rows))
+        counts.append(_count_events(work, rows, parameters["not_usage"]))
     work.metadata["events"] = _events_page(counts)
     return {ACCOUNT_USAGE.name: staged}
 
@@ -114,9 +115,9 @@ def account_days(work: Work) -> Mapping[str, pa.Table]:
     Read it as the diary of a customer with the post marks on it.
     """
     work.bound_memory()
-    _read(work, work.window, by_receipt=True)
+    parameters = _read(work, work.window, by_receipt=True)
     rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql"))
-    work.metadata["events"] = _events_page([_count_events(work, rows)])
+    work.metadata["events"] = _events_page([_count_events(work, rows, parameters["not_usage"])])
     return {ACCOUNT_DAYS.name: rows}
 
 
@@ -146,12 +147,13 @@ def _read(work: Work, window: Window, by_receipt: bool) -> dict[str, Any]:
 def usage_parameters(settings: Settings, by_receipt: bool) -> dict[str, Any]:
     """What the settings say of accounts, features and sessions, as parameters of the statements."""
     accounts, turns = settings.accounts, settings.subscriptions
-    billing = turns.trial + turns.billed + turns.upgraded + turns.downgraded + turns.canceled
+    of_contracts = turns.trial + turns.billed + turns.upgraded + turns.downgraded + turns.canceled
     return {
         "people_are_accounts": accounts.are == "people",
         "feature_events": list(accounts.feature_events),
         "every_event_is_a_feature": not accounts.feature_events,
-        "not_features": list(accounts.not_features + billing),
+        "not_features": list(accounts.not_features),
+        "not_usage": list(of_contracts + accounts.not_usage),
         "session_seconds": accounts.session_minutes * 60,
         "blocked": list(settings.identity.blocked),
         "time_zone": settings.business.time_zone,
@@ -177,20 +179,20 @@ def _evenings_before(window: Window) -> str:
     return f"as_of_date >= '{window.first_day - _ONE_DAY}' AND as_of_date <= '{window.last_day - _ONE_DAY}'"
 
 
-def _count_events(work: Work, rows: pa.Table) -> tuple[int, int]:
-    """How many events there are in the days that were read, and how many of them `rows` count."""
+def _count_events(work: Work, rows: pa.Table, not_usage: list[str]) -> tuple[int, int, int]:
+    """How many events there are in the days that were read, how many of them are no usage, and how many `rows` count."""
     work.connection.register("counted", rows)
-    ((events, counted),) = work.connection.sql(
-        """SELECT (SELECT count(*) FROM events JOIN usage_days USING (event_date)
-            WHERE occurred_second >= start_second AND occurred_second < end_second),
-        (SELECT coalesce(sum(events), 0) FROM counted)"""
+    ((events, unused, counted),) = work.connection.sql(
+        """SELECT count(*), count(*) FILTER (list_contains($not_usage, name)), (SELECT coalesce(sum(events), 0) FROM counted)
+        FROM events JOIN usage_days USING (event_date) WHERE occurred_second >= start_second AND occurred_second < end_second""",
+        params={"not_usage": not_usage},
     ).fetchall()
-    return events, int(counted)
+    return events, unused, int(counted)
 
 
-def _events_page(counts: list[tuple[int, int]]) -> str:
-    events, counted = (sum(column) for column in zip(*counts, strict=True))
-    return f"{counted:,} of accounts + {events - counted:,} of nobody's = {events:,}"
+def _events_page(counts: list[tuple[int, int, int]]) -> str:
+    events, unused, counted = (sum(column) for column in zip(*counts, strict=True))
+    return f"{counted:,} of accounts + {events - unused - counted:,} of nobody's + {unused:,} that are no usage = {events:,}"
 
 
 def usage_assets(platform: Platform, hourly: dg.AutomationCondition, daily: dg.AutomationCondition) -> list[dg.AssetsDefinition]:

@@ -18,7 +18,8 @@ from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, acco
 from analytics_assets.warehouse.lake import Window
 
 BLOCKED = {"guest"}
-NO_FEATURES = {"visited site", "subscription billed", "purchased"}
+NO_FEATURES = {"visited site", "purchased"}
+NO_USAGE = {"subscription billed", "payment failed"}
 
 
 @dataclass
@@ -122,7 +123,9 @@ class Oracle:
         people = {who: person for who, (person, _) in members.items()}
         found = []
         for record in self.company.records:
-            if record["kind"] != "event" or self.day(record["occurred_at"]) not in (day - timedelta(days=1), day):
+            if record["kind"] != "event" or record["name"] in NO_USAGE:
+                continue
+            if self.day(record["occurred_at"]) not in (day - timedelta(days=1), day):
                 continue
             who, when = record["identity"], record["occurred_at"]
             received = max(day, self.received(record))
@@ -259,7 +262,7 @@ def fill(company: Any, seed: int, size: int = 260) -> None:
         else:
             if draw.random() < 0.2:
                 said["feature"] = draw.choice(["search", "export"])
-            name = draw.choice(["worked", "saved", "visited site", "subscription billed", "purchased"])
+            name = draw.choice(["worked", "saved", "visited site", "subscription billed", "payment failed", "purchased"])
             company.event(who, when, name, received, **said)
 
 
