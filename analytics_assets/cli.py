@@ -27,8 +27,8 @@ from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, loa
 
 if TYPE_CHECKING:
     from analytics_assets.operations.catch_up import Done
-    from analytics_assets.warehouse.assets import Platform
     from analytics_assets.warehouse.tables import Table
+    from analytics_assets.warehouse.work import Platform
 
 console = Console()
 FORMATS = ("kissmetrics",)

@@ -67,8 +67,8 @@ from analytics_assets.saas.health.falling import FALLING_ACCOUNTS, falling_accou
 from analytics_assets.saas.health.outcomes import HEALTH_OUTCOMES, health_outcomes_asset
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, usage_assets
 from analytics_assets.settings import Settings, load_settings
-from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS
+from analytics_assets.warehouse.work import Platform
 
 WATCHED = [
     *(EVENTS, TRAITS, IDENTITIES),

@@ -38,9 +38,9 @@ from analytics_assets.events.tables import RECORDS
 from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import Done, catch_up, run_stage
 from analytics_assets.settings import Settings, parse_settings
-from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform
 
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "true"
 

@@ -51,11 +51,12 @@ from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
 from analytics_assets.retail.recommendations.assets import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS
-from analytics_assets.warehouse.assets import FILL, RETRIES, Platform, Work, code_version, only_passing_faults_retried
+from analytics_assets.warehouse.assets import FILL, RETRIES, code_version, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.incomplete import lacks
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 LISTS = ("buy_again", "discover")

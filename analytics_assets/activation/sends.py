@@ -10,9 +10,9 @@ import polars as pl
 from analytics_assets.activation.campaign import LastSend, SuppressionError, read_suppressed, row_digests
 from analytics_assets.activation.generations import Channel, Generation
 from analytics_assets.home import Home
-from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import attach, declared, engine
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform
 
 EMAIL_SENDS = Table(
     name="email_sends",

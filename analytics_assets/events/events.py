@@ -13,8 +13,9 @@ import pyarrow as pa
 from analytics_assets.events.kissmetrics_line import json_text
 from analytics_assets.events.loading import hours_in
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, EXPORT_FILES, PROPERTY_SETS, RECORDS
-from analytics_assets.warehouse.assets import Audit, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 

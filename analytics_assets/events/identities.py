@@ -15,7 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 from analytics_assets.events.tables import IDENTITIES, RECORDS
 from analytics_assets.settings import Identity
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 _ONE_DAY = timedelta(days=1)

@@ -17,11 +17,12 @@ from analytics_assets.events.tables import EXPORT_FILES, RECORDS, REJECTED_LINES
 from analytics_assets.home import Contents, Home, HomeError
 from analytics_assets.partitions import LOOKBACK
 from analytics_assets.settings import Settings
-from analytics_assets.warehouse.assets import RETRIES, Platform, only_passing_faults_retried
+from analytics_assets.warehouse.assets import RETRIES, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, declared, engine
 from analytics_assets.warehouse.incomplete import lacks
 from analytics_assets.warehouse.lake import Lake
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
+from analytics_assets.warehouse.work import Platform
 
 _HERE = Path(__file__).parent
 BATCH_BYTES = 256 * 2**20

@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from analytics_assets.events.events import json_paths
 from analytics_assets.events.tables import EVENTS, PROPERTY_SETS, TRAITS
-from analytics_assets.warehouse.assets import Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import table_asset
+from analytics_assets.warehouse.inputs import Needs
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 

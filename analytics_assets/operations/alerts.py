@@ -19,10 +19,11 @@ from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
 from analytics_assets.operations.outbox import Alert, Outbox
 from analytics_assets.operations.run_history import BATCH_RUNS, OVERLAP, StepRun, ended_runs, steps_of
-from analytics_assets.warehouse.assets import FILL, Platform
+from analytics_assets.warehouse.assets import FILL
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.publishing import is_behind
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform
 
 ALERTS = Table(
     name="alerts",

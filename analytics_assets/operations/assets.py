@@ -16,8 +16,9 @@ from analytics_assets.operations.run_history import BATCH_RUNS, record_runs
 from analytics_assets.operations.window import FEWEST_NIGHTS, NIGHTS_READ, Driver, Forecast, clock, driver, forecast, in_words
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.settings import Operations
-from analytics_assets.warehouse.assets import RETRIES, Platform, only_passing_faults_retried
+from analytics_assets.warehouse.assets import RETRIES, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.work import Platform
 
 WINDOW_HOLDS = "window_holds"
 

@@ -7,7 +7,7 @@ from dagster._core.definitions.declarative_automation.operators import DepsAutom
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from analytics_assets.partitions import LOOKBACK
-from analytics_assets.warehouse.assets import Platform
+from analytics_assets.warehouse.work import Platform
 
 # A change of these requests nothing by itself: whoever reads them takes them as they are when something else requests it.
 PICKED_UP_BY_THE_NIGHT = ("identities", "accounts")

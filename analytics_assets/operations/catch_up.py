@@ -22,9 +22,10 @@ from dagster import DagsterEventType
 from analytics_assets.events.loading import data_through, hours_due, hours_to_restate
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
 from analytics_assets.operations.launcher import CATCH_UP
-from analytics_assets.warehouse.assets import FILL, FILLS, Platform
+from analytics_assets.warehouse.assets import FILL, FILLS
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.publishing import publish
+from analytics_assets.warehouse.work import Platform
 
 AS_OF_DAYS = 30
 # Partitions to recompute that lie closer than this are one run: a run costs more than a few of them.

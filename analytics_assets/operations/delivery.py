@@ -17,7 +17,7 @@ import dagster as dg
 from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, masked
 from analytics_assets.operations.outbox import NO_ADDRESS, Alert, Message, Outbox, Standing
 from analytics_assets.settings import AlertRoute, Alerts
-from analytics_assets.warehouse.assets import Platform
+from analytics_assets.warehouse.work import Platform
 
 # What came and went longer ago than this, before anybody looked, is kept and told to nobody.
 NEWS = timedelta(days=1)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from analytics_assets.events.tables import EVENTS
-from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.incomplete import lacks
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform
 
 FRESHNESS_JOB = "freshness"
 # A day's figures are due six hours after midnight, an hour's three hours after its end.

@@ -12,9 +12,9 @@ import dagster as dg
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from analytics_assets.warehouse.assets import Computation, Platform
 from analytics_assets.warehouse.lake import Lake
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Computation, Platform
 
 # Versions of the last month can be read and restored.
 KEPT = timedelta(days=30)

@@ -14,7 +14,9 @@ from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT
 from analytics_assets.operations.freshness import FRESHNESS_JOB
 from analytics_assets.partitions import LOOKBACK
-from analytics_assets.warehouse.assets import FILL, Platform, partitions_there
+from analytics_assets.warehouse.assets import FILL
+from analytics_assets.warehouse.inputs import partitions_there
+from analytics_assets.warehouse.work import Platform
 
 # So long after the last run nothing is about to be requested any more: automation looks every half minute.
 SETTLED = timedelta(minutes=10)

@@ -17,11 +17,13 @@ import pyarrow as pa
 
 from analytics_assets.events.loading import lacking_hours
 from analytics_assets.operations.catch_up import differing_hours, needed_partitions
-from analytics_assets.warehouse.assets import RETRIES, Computation, Platform, Work, in_window, only_passing_faults_retried
+from analytics_assets.warehouse.assets import RETRIES, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine, show
 from analytics_assets.warehouse.lake import Window, predicate_for
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Computation, Platform, Work
+from analytics_assets.warehouse.writing import in_window
 
 CHECK = "recomputes_equal"
 ROWS_SHOWN = 3

@@ -16,11 +16,11 @@ import dagster as dg
 import pyarrow as pa
 from dagster import DagsterEventType, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
 
-from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Window, predicate_for
 from analytics_assets.warehouse.memory import PEAK_MEMORY
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform
 
 BATCH_RUNS = Table(
     name="batch_runs",

@@ -1,7 +1,7 @@
 """What a new version of the code does to a home that an earlier one made."""
 
 from analytics_assets.events.tables import RECORDS
-from analytics_assets.warehouse.assets import Platform
+from analytics_assets.warehouse.work import Platform
 
 
 def upgrade(platform: Platform) -> list[str]:

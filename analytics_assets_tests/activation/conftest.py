@@ -37,8 +37,10 @@ from analytics_assets.retail.orders.assets import ORDER_ITEMS
 from analytics_assets.retail.recommendations.assets import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform, Work
 
 DAYS = [date(2026, 3, number) for number in range(1, 6)]
 SETTINGS = """

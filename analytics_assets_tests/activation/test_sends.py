@@ -60,7 +60,7 @@ from pathlib import Path
 from analytics_assets.activation.sends import SendRefused, mark_sent
 from analytics_assets.home import Home
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform
+from analytics_assets.warehouse.work import Platform
 platform = Platform(parse_settings(sys.argv[2], "x"), Home(Path(sys.argv[1])), [])
 print("ready", flush=True)
 sys.stdin.readline()

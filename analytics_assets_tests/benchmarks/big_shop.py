@@ -13,9 +13,9 @@ import polars as pl
 
 from analytics_assets.events.tables import IDENTITIES, RECORDS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
-from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import declared, engine
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform
 
 TASTES = 50
 

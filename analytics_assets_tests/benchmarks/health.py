@@ -16,8 +16,8 @@ from analytics_assets.home import Home
 from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.work import Platform, Work
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
 
 LAST_DAY = date(2026, 3, 31)

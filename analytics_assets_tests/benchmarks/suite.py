@@ -21,8 +21,8 @@ from analytics_assets.definitions import build_definitions, build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import Stage, run_stage
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Rows, Work
 from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.work import Platform, Rows, Work
 from analytics_assets_tests.benchmarks.big_shop import BigShop
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of
 

@@ -17,10 +17,10 @@ from analytics_assets.home import Home
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE, account_usage
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform, Work
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
 
 ACCOUNT_COUNT, PEOPLE_OF_EACH, EVENT_COUNT = 20_000, 10, 5_000_000

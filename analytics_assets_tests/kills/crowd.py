@@ -24,10 +24,11 @@ import duckdb
 from analytics_assets.home import Home
 from analytics_assets.operations.maintenance import maintain
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Overtaken, Platform
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Lake, Pin, predicate_for
 from analytics_assets.warehouse.publishing import is_behind, publish
+from analytics_assets.warehouse.work import Platform
+from analytics_assets.warehouse.writing import Overtaken
 from analytics_assets_tests.conftest import AUTUMN
 from analytics_assets_tests.kills.killing import answer, apart, start
 from analytics_assets_tests.warehouse.conftest import DAILY, HOURLY, days, hours, rows_of, sale, tick

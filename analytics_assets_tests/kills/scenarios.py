@@ -29,11 +29,11 @@ from analytics_assets.operations.catch_up import end_dead_runs
 from analytics_assets.operations.maintenance import maintain
 from analytics_assets.operations.outbox import Alert, Outbox
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Lake, predicate_for
 from analytics_assets.warehouse.publishing import publish
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform
 from analytics_assets_tests.activation.conftest import DAYS, Shop
 from analytics_assets_tests.conftest import AUTUMN, Company, at, autumn_files, event, item, make_company, write_export
 from analytics_assets_tests.warehouse.conftest import DAILY, HOURLY, days, hours, rows_of, sale, tick

@@ -15,10 +15,12 @@ from analytics_assets.events.tables import EVENTS
 from analytics_assets.home import Home
 from analytics_assets.operations.maintenance import Freed, days_beyond, kept_since, maintain
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Work, partitions_there, table_asset
+from analytics_assets.warehouse.assets import table_asset
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.inputs import partitions_there
 from analytics_assets.warehouse.lake import Lake
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 
 @pytest.fixture

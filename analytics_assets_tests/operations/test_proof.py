@@ -10,9 +10,9 @@ import pytest
 from analytics_assets.definitions import build_definitions
 from analytics_assets.operations.proof import CHECK, compare, prove
 from analytics_assets.retail.orders.assets import ORDERS
-from analytics_assets.warehouse.assets import Computation
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import predicate_for
+from analytics_assets.warehouse.work import Computation
 
 LOG = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from analytics_assets.home import Home
 from analytics_assets.saas.accounts.assets import accounts
 from analytics_assets.saas.usage.assets import account_days, account_usage
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Compute, Platform, Work
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.lake import Staged, Window, predicate_for
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Compute, Platform, Work
 
 
 @cache

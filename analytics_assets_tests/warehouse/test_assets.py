@@ -12,9 +12,11 @@ import pytest
 from analytics_assets.home import Home
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse import assets
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.lake import Lake, LakeError, predicate_for
+from analytics_assets.warehouse.work import Platform, Work
 
 SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = 2011-11-01\nlast_day = 2011-11-04\n'
 USUAL = Audit("usual", "A price above a thousand is unusual.", "SELECT sale_id, amount FROM rows WHERE amount > 1000")
@@ -405,7 +407,7 @@ def test_previews_do_not_show_who_somebody_is(shelf) -> None:
 
 
 def test_what_is_more_than_the_memory_lies_in_the_home_while_it_is_needed(shop, shelf, monkeypatch) -> None:
-    monkeypatch.setattr(assets, "MOST_MEMORY", "30MB")
+    monkeypatch.setattr("analytics_assets.warehouse.work.MOST_MEMORY", "30MB")
     with engine() as connection, closing(Work(shop.platform, shelf.days(1, 1), connection, None)) as work:
         work.bound_memory()
         connection.execute("CREATE TABLE more AS SELECT hash(i) AS a, hash(a) AS b FROM range(4_000_000) AS t(i)")
@@ -416,8 +418,8 @@ def test_what_is_more_than_the_memory_lies_in_the_home_while_it_is_needed(shop, 
 
 
 def test_days_of_a_window(shop, shelf) -> None:
-    with assets.engine() as connection:
-        work = assets.Work(shop.platform, shelf.days(1, 3), connection, None)
+    with engine() as connection:
+        work = Work(shop.platform, shelf.days(1, 3), connection, None)
         assert work.days == [date(2011, 11, 1), date(2011, 11, 2), date(2011, 11, 3)]
 
 

@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
 from analytics_assets.settings import Affinity
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 

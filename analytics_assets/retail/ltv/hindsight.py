@@ -17,8 +17,10 @@ from analytics_assets.retail.ltv.backtest import Serving, came_true, covered, kn
 from analytics_assets.retail.ltv.forecast import NotEnoughHistory
 from analytics_assets.retail.ltv.refits import Refits, read_purchases
 from analytics_assets.retail.orders.assets import ORDERS
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 DAYS_AGO = (30, 60, 90)
 

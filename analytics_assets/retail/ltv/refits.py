@@ -12,7 +12,7 @@ from analytics_assets.retail.customers.assets import CUSTOMER_IDENTITIES
 from analytics_assets.retail.ltv.backtest import Refit, Serving, refit, serving
 from analytics_assets.retail.ltv.forecast import NotEnoughHistory
 from analytics_assets.retail.ltv.season import Season
-from analytics_assets.warehouse.assets import Work
+from analytics_assets.warehouse.work import Work
 
 _HERE = Path(__file__).parent
 

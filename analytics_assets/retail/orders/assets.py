@@ -11,9 +11,11 @@ import pyarrow as pa
 
 from analytics_assets.events.events import rows_between
 from analytics_assets.events.tables import EVENTS, PROPERTY_SETS
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.engine import scan
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Publication, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 

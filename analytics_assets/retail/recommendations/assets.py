@@ -20,8 +20,10 @@ from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR,
 from analytics_assets.retail.recommendations.promises import prepare_promises, promises
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
 from analytics_assets.settings import Recommendations
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Rows, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform, Rows, Work
 
 _HERE = Path(__file__).parent
 

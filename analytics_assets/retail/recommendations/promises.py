@@ -7,7 +7,8 @@ pass: grouping 40 M rows into lists again took 50 s and nine gigabytes, this tak
 from pathlib import Path
 
 from analytics_assets.settings import Recommendations
-from analytics_assets.warehouse.assets import Audit, Work
+from analytics_assets.warehouse.assets import Audit
+from analytics_assets.warehouse.work import Work
 
 _HERE = Path(__file__).parent
 

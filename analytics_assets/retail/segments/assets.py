@@ -17,8 +17,10 @@ from analytics_assets.retail.customers.assets import CUSTOMER_IDENTITIES, CUSTOM
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.retail.segments.clusters import Clusters, chain, cut_offs, features, states
 from analytics_assets.settings import SegmentRule
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 

@@ -13,8 +13,10 @@ from analytics_assets.events import identities
 from analytics_assets.events.identities import maps_as_of
 from analytics_assets.events.tables import ACCOUNT_RECORDS
 from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Publication, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 _FIRST_SEEN = Path(identities.__file__).parent / "first_seen.sql"

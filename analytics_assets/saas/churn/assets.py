@@ -16,7 +16,9 @@ from analytics_assets.saas.churn.tables import (
     TRAINING_SETS,
 )
 from analytics_assets.saas.churn.training_sets import churn_training_set, training_sets
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
+from analytics_assets.warehouse.work import Platform
 
 # Above .25 a population is commonly said to have changed (Siddiqi 2006, "Credit Risk Scorecards").
 DRIFTED = 0.25

@@ -17,8 +17,8 @@ from analytics_assets.saas.churn.models import Model, log_odds
 from analytics_assets.saas.churn.refits import Refits
 from analytics_assets.saas.churn.stored import ModelFileError, load, store
 from analytics_assets.saas.churn.tables import CHURN_BACKTESTS, CHURN_MODELS, CHURN_OUTCOMES, CHURN_TRAINING_SET
-from analytics_assets.warehouse.assets import Work
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Work
 
 # Odds of churn over those of everybody from which a subject is in the high band; one over it is the edge of the low one.
 HIGH_ODDS = 3.0

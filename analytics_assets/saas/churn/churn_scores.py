@@ -17,7 +17,7 @@ from analytics_assets.saas.churn.models import Model, population_stability, shar
 from analytics_assets.saas.churn.reasons import reasons_of
 from analytics_assets.saas.churn.refits import Refits
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES
-from analytics_assets.warehouse.assets import Work
+from analytics_assets.warehouse.work import Work
 
 
 def churn_scores(work: Work) -> Mapping[str, pa.Table]:

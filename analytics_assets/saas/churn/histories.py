@@ -23,8 +23,8 @@ from analytics_assets.saas.churn.backtest import ANCHORS, step_days, training_cu
 from analytics_assets.saas.churn.features import COLUMNS, Driver, Kind, account_drivers, customer_drivers
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
 from analytics_assets.settings import TrainingSet
-from analytics_assets.warehouse.assets import Work
 from analytics_assets.warehouse.engine import engine, run
+from analytics_assets.warehouse.work import Work
 
 _HERE = Path(__file__).parent
 ACCOUNT_FEATURES, CUSTOMER_FEATURES = _HERE / "account_features.sql", _HERE / "customer_features.sql"

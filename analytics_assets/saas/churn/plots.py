@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from analytics_assets.warehouse.assets import Work
+from analytics_assets.warehouse.work import Work
 
 _BANDS = ["low", "medium", "high"]
 

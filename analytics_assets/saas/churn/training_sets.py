@@ -14,7 +14,7 @@ from analytics_assets.saas.churn.features import COLUMNS, KINDS, Kind
 from analytics_assets.saas.churn.histories import NO_LEAKS, Histories, Label
 from analytics_assets.saas.churn.tables import CHURN_TRAINING_SET, TRAINING_SETS
 from analytics_assets.settings import TrainingSet
-from analytics_assets.warehouse.assets import Work
+from analytics_assets.warehouse.work import Work
 
 DAYS_KEPT = 30
 

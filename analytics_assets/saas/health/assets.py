@@ -25,9 +25,11 @@ from analytics_assets.saas.health.scoring import (
     score,
 )
 from analytics_assets.settings import Health
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.lake import Staged
 from analytics_assets.warehouse.tables import Column, Publication, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 ACCOUNTS_PLOTTED = 8
 HOURS_AT_ONCE = 24 * 31

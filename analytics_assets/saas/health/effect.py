@@ -14,8 +14,8 @@ from analytics_assets.saas.health.outcomes import ended_since, last_hour
 from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import Settings
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.work import Platform, Work
 
 CUT_OFFS = 6
 """How many earlier days are looked back from, each a horizon before the next."""

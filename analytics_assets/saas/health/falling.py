@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.outcomes import last_hour, latest_outcomes
 from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 

@@ -15,8 +15,10 @@ import pyarrow as pa
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.scoring import BANDS, WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
 from analytics_assets.settings import Health
-from analytics_assets.warehouse.assets import Audit, Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 

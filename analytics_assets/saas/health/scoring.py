@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import Health
-from analytics_assets.warehouse.assets import Work
+from analytics_assets.warehouse.work import Work
 
 _HERE = Path(__file__).parent
 

@@ -16,9 +16,11 @@ from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.settings import Settings
-from analytics_assets.warehouse.assets import Needs, Platform, Work, table_asset
+from analytics_assets.warehouse.assets import table_asset
+from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.lake import Staged, Window
 from analytics_assets.warehouse.tables import Column, Publication, Table
+from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 _ONE_DAY = timedelta(days=1)

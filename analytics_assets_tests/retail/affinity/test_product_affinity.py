@@ -22,9 +22,9 @@ from analytics_assets.retail.affinity.assets import PRODUCT_AFFINITY, product_af
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.retailer import Retailer, simulate
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.work import Platform, Work
 
 SQL = Path(assets.__file__).parent / "product_affinity.sql"
 GROCERIES = Path(__file__).resolve().parents[4] / "shared" / "data" / "groceries.csv"

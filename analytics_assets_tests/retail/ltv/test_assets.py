@@ -24,9 +24,9 @@ from analytics_assets.retail.ltv.refits import Refits, read_purchases
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.retailer import Retailer, simulate
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.work import Platform, Work
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 5, 4)
 MERGED = ("first half", "second half")

@@ -21,10 +21,10 @@ from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
 from analytics_assets.retail.recommendations.assets import TABLES, recommendations
 from analytics_assets.retail.recommendations.promises import promises
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine, show
 from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform, Work
 
 
 @dataclass

@@ -26,10 +26,10 @@ from analytics_assets.saas.churn.tables import CHURN_BACKTESTS, CHURN_MODELS, CH
 from analytics_assets.saas.churn.training_sets import churn_training_set
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform, Work
 
 
 def noon(day: date) -> datetime:

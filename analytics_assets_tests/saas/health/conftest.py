@@ -19,9 +19,9 @@ from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health
 from analytics_assets.saas.health.outcomes import health_outcomes
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform, Work
 
 
 @dataclass

@@ -18,9 +18,9 @@ from analytics_assets.saas.health.scoring import health_of_hours, last_block, me
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import Health, parse_settings
 from analytics_assets.simulation.software import SoftwareCompany, SoftwareHistory, simulate
-from analytics_assets.warehouse.assets import Platform, Work
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.tables import Table
+from analytics_assets.warehouse.work import Platform, Work
 
 SEEDS = (901, 902, 903)
 FIRST_SCORED = 84
