@@ -31,6 +31,8 @@ def when_inputs_changed(
       is requested together with what is made of it: hours never are with their day, and always count as changed.
     - `~any_deps_missing`: no day runs before all of its 23, 24 or 25 hours are in.
     - `~any_deps_in_progress`, `~in_progress`: nothing is read that is about to be replaced, nothing runs twice at once.
+    - `~left_to_a_backfill`: a backfill whose worker was killed has given up what follows, so that it is not in progress, and runs
+      it after all once the run has been begun anew. It was run twice.
     - `ignored` inputs do not trigger: the night picks them up.
     - `lookback=None` is the newest day alone: what goes out is never sent for a day that has passed.
     """
@@ -48,12 +50,14 @@ def when_inputs_changed(
     first = condition.initial_evaluation()
     unhandled = (condition.newly_missing() | changed).since((requested & ~changed) | first)
     left_out = together.since((requested & ~together) | condition.newly_updated() | first)
+    left_to_a_backfill = dg.AutoMaterializeRule.skip_on_backfill_in_progress().to_asset_condition()
     return (
         condition.in_latest_time_window(lookback)
         & (unhandled | left_out)
         & ~condition.any_deps_missing()
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()
+        & ~left_to_a_backfill
     )
 
 

@@ -1,10 +1,16 @@
 """What the automation sensor requests, by Dagster's own evaluator."""
 
+import logging
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.asset_graph_view.asset_graph_view import AssetGraphView, TemporalContext
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.execution.asset_backfill import execute_asset_backfill_iteration_inner
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.test_utils import mock_workspace_from_repos
 
 from analytics_assets.operations.automation import when_inputs_changed
 from analytics_assets.partitions import all_earlier_days
@@ -163,10 +169,10 @@ class Chain:
         for key in keys:
             self.instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=key))
 
-    def run(self, asset: str, *keys: str) -> None:
-        """A run that a condition requested."""
+    def run(self, asset: str, *keys: str, **of: str) -> None:
+        """A run that a condition requested; `backfill` names the backfill that it did so by."""
         for key in keys:
-            tags = {"dagster/from_automation_condition": "true"}
+            tags = {"dagster/from_automation_condition": "true"} | {f"dagster/{name}": value for name, value in of.items()}
             dg.materialize([self.assets[asset]], instance=self.instance, partition_key=key, tags=tags)
 
 
@@ -208,3 +214,72 @@ def test_an_hour_that_comes_in_while_its_day_runs_requests_the_day_again(chain) 
     chain.run("orders", *LATE["orders"])
     chain.run("customers", *LATE["customers"])
     assert chain.tick() == LATE
+
+
+# ------------------------------------------------------------------------------------ a backfill whose worker is killed
+
+
+class Backfill:
+    """What the tick of `chain` requested, as Dagster's backfill daemon goes through it; runs are what it asks for."""
+
+    def __init__(self, chain: Chain, requested: dict[str, list[str]]) -> None:
+        self.definitions, self.instance = chain.definitions, chain.instance
+        self.graph = mock_workspace_from_repos([chain.definitions.get_repository_def()]).asset_graph
+        wanted = {dg.AssetKey(name): DAYS.subset_with_partition_keys(keys) for name, keys in requested.items()}
+        subset = AssetGraphSubset(partitions_subsets_by_asset_key=wanted)
+        tags = {"dagster/from_automation_condition": "true"}
+        self.instance.add_backfill(
+            PartitionBackfill.from_asset_graph_subset("backfill", NOW.timestamp(), tags, self.instance, subset, None, None, None)
+        )
+
+    def iteration(self) -> set[tuple[str, str]]:
+        """What the next round of the daemon requests."""
+        backfill = self.instance.get_backfill("backfill")
+        now = TemporalContext(effective_dt=NOW, last_event_id=self.instance.event_log_storage.get_maximum_record_id())
+        view = AssetGraphView(temporal_context=now, instance=self.instance, asset_graph=self.graph)
+        before = backfill.get_asset_backfill_data(self.graph)
+        found = execute_asset_backfill_iteration_inner("backfill", before, view, 0.0, logging.getLogger(__name__), None)
+        after = found.backfill_data.with_run_requests_submitted(found.run_requests, view)
+        self.instance.update_backfill(backfill.with_asset_backfill_data(after, self.instance, self.graph))
+        return {
+            (key.to_user_string(), request.partition_key) for request in found.run_requests for key in request.asset_selection
+        }
+
+    def begin(self, asset: str, key: str) -> dg.DagsterRun:
+        """Begin a run of it."""
+        tags = {"dagster/backfill": "backfill", "dagster/from_automation_condition": "true", "dagster/partition": key}
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        return self.instance.create_run_for_job(
+            job.get_subset(asset_selection={dg.AssetKey(asset)}), asset_selection={dg.AssetKey(asset)}, tags=tags
+        )
+
+    def end(self, status: BulkActionStatus) -> None:
+        self.instance.update_backfill(self.instance.get_backfill("backfill").with_status(status))
+
+
+@pytest.fixture
+def killed(chain):
+    """The worker of the first run is killed, and the daemon has seen it; the run is begun anew."""
+    backfill = Backfill(chain, LATE)
+    assert backfill.iteration() == {("orders", "2011-11-01")}
+    worker = backfill.begin("orders", "2011-11-01")
+    assert chain.tick() == {}
+    chain.instance.report_run_failed(worker)
+    assert backfill.iteration() == set()
+    assert chain.tick() == {}
+    chain.run("orders", "2011-11-01", backfill="backfill")
+    return backfill
+
+
+def test_what_a_backfill_will_still_run_after_the_death_of_a_worker_is_not_requested_beside_it(chain, killed) -> None:
+    assert chain.tick() == {}
+    assert killed.iteration() == {("customers", key) for key in LATE["customers"]}
+    chain.run("customers", *LATE["customers"], backfill="backfill")
+    assert chain.tick() == {} and killed.iteration() == set()
+    killed.end(BulkActionStatus.COMPLETED_SUCCESS)
+    assert chain.tick() == chain.tick() == {}
+
+
+def test_what_a_backfill_gave_up_after_the_death_of_a_worker_is_requested_once_it_has_ended(chain, killed) -> None:
+    killed.end(BulkActionStatus.COMPLETED_FAILED)
+    assert chain.tick() == {"customers": LATE["customers"]}
