@@ -29,10 +29,15 @@ class SettingsError(Exception):
     """A setting is missing, misspelt or out of range; the message names file, line and the allowed values."""
 
 
+def normalised(name: str) -> str:
+    """A name as names are compared: letter case and the number of spaces aside."""
+    return " ".join(name.lower().split())
+
+
 def _normalised_names(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     if isinstance(names, list):
-        return tuple(" ".join(name.lower().split()) if isinstance(name, str) else name for name in names)
+        return tuple(normalised(name) if isinstance(name, str) else name for name in names)
     return names
 
 
@@ -378,15 +383,14 @@ class Recommendations(_Table):
     """The lists of each customer: how long, from how much history, and what must not stand in them.
 
     `buy_again` leaves out what was bought in the last `rest_days`; both lists leave out what the customer returned, what
-    nobody bought in the last `assortment_days`, and the excluded products and categories: of categories, letter case and spaces
-    aside.
+    nobody bought in the last `assortment_days`, and the excluded products (by id) and categories, letter case and spaces aside.
     """
 
     length: Annotated[int, Field(ge=1, le=100)] = 20
     history_days: Annotated[int, Field(ge=1, le=3650)] = 730
     rest_days: Annotated[int, Field(ge=0, le=365)] = 3
     assortment_days: Annotated[int, Field(ge=1, le=3650)] = 90
-    excluded_products: tuple[str, ...] = ()
+    excluded_products: Names = ()
     excluded_categories: Names = ()
 
 

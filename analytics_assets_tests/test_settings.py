@@ -184,8 +184,8 @@ def test_a_cohort_by_the_property_whose_name_the_built_in_one_has_is_refused() -
     ("text", "says"),
     [
         (
-            '[recommendations]\nexcluded_products = "Shoes"\n',
-            'excluded_products: should be a list, such as ["one", "another"]',
+            '[identity]\nblocked = "guest"\n',
+            'blocked: should be a list, such as ["one", "another"]',
         ),
         (
             '[[segments.rules]]\nname = "All"\nr = [4]\n',

@@ -17,7 +17,7 @@ from analytics_assets.retail.customers.assets import CUSTOMERS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
 from analytics_assets.retail.recommendations.evaluation import Pairs, Quality, quality
 from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Bools, Histories, Ints, Kind, Lists, make_lists
-from analytics_assets.retail.recommendations.promises import prepare_promises, promises
+from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, named, prepare_promises, promises
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
 from analytics_assets.settings import Recommendations
 from analytics_assets.warehouse.assets import Audit, table_asset
@@ -179,8 +179,8 @@ def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease:
     oldest = until - timedelta(days=settings.assortment_days - 1)
     offered = catalogue.select(
         (pl.col("last_date") >= oldest)
-        & ~pl.col("product_id").is_in(settings.excluded_products)
-        & ~_without_case(pl.col("category")).is_in(settings.excluded_categories).fill_null(False)
+        & ~pl.col("product_id").is_in(named(catalogue["product_id"], settings.excluded_products))
+        & ~pl.col("category").is_in(named(catalogue["category"], settings.excluded_categories)).fill_null(False)
     ).to_series().to_numpy()  # fmt: skip
     sold, sold_lately = (catalogue[column].to_numpy() / 1e6 for column in ("sold", "sold_lately"))
     popular = np.lexsort((catalogue["product"].to_numpy(), -sold, -sold_lately))
@@ -188,11 +188,6 @@ def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease:
         with_ease = len(catalogue) <= MOST_PRODUCTS_OF_EASE
     models = candidates(histories.bought, trend(sold, sold_lately), with_ease)
     return Night(catalogue, histories, offered, popular[offered[popular]], models, settings)
-
-
-def _without_case(name: pl.Expr) -> pl.Expr:
-    """A name as the settings hold it."""
-    return name.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def evaluated(work: Work, day: date, people: pl.DataFrame, with_ease: bool) -> pl.DataFrame:
@@ -457,7 +452,8 @@ def recommendations_asset(platform: Platform, condition: dg.AutomationCondition)
                 f"""SELECT as_of_date, list, model, cut_off, customers, recall_at_20, lift_over_popular
                 FROM rows_of_{RECOMMENDATION_QUALITY.name}
                 WHERE chosen AND cut_off = as_of_date - {HOLDOUT_DAYS} AND customers >= {FEWEST_TO_CHOOSE_BY} AND lift_over_popular <= 1""",
-            )
+            ),
+            EXCLUSIONS_ARE_KNOWN,
         ],
         settings=("recommendations",),
         fill="newest",

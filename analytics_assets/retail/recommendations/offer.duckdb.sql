@@ -1,4 +1,5 @@
 -- One row per day and product that may be listed: sold within the days of the assortment and not excluded, nor its category.
+-- What is excluded is given as it is written on the order lines.
 WITH sales AS (
     SELECT product_id, order_date, MAX(category) AS category
     FROM order_items
@@ -19,6 +20,4 @@ SELECT as_of_date, product_id
 FROM known
 WHERE last_sold > as_of_date - CAST($assortment_days AS INTEGER)
     AND NOT LIST_CONTAINS(CAST($excluded_products AS VARCHAR[]), product_id)
-    AND NOT COALESCE(LIST_CONTAINS(
-        CAST($excluded_categories AS VARCHAR[]), TRIM(REGEXP_REPLACE(LOWER(category), '\s+', ' ', 'g'))
-    ), false)
+    AND NOT COALESCE(LIST_CONTAINS(CAST($excluded_categories AS VARCHAR[]), category), false)

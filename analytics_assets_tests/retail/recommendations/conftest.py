@@ -19,7 +19,7 @@ from analytics_assets.home import Home
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
 from analytics_assets.retail.recommendations.assets import TABLES, recommendations
-from analytics_assets.retail.recommendations.promises import promises
+from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, promises
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine, show
 from analytics_assets.warehouse.lake import Window
@@ -36,6 +36,7 @@ class Shop:
     orders: list[dict[str, Any]] = field(default_factory=list)
     items: list[dict[str, Any]] = field(default_factory=list)
     people: dict[str, str] = field(default_factory=dict)
+    objections: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
 
     @property
     def platform(self) -> Platform:
@@ -102,8 +103,9 @@ class Shop:
                 rows = change(rows)
             for name, frame in rows.items():
                 connection.register("rows" if name == "recommendations" else f"rows_of_{name}", frame.to_arrow())
-            audits = promises(self.platform.settings.recommendations)
-            return rows, {audit.name for audit in audits if connection.sql(audit.violations).fetchall()}
+            audits = [*promises(self.platform.settings.recommendations), EXCLUSIONS_ARE_KNOWN]
+            self.objections = {audit.name: connection.sql(audit.violations).fetchall() for audit in audits}
+            return rows, {name for name, found in self.objections.items() if found}
 
 
 def kind_of(identity: str) -> str:

@@ -99,6 +99,29 @@ def test_what_was_returned_or_is_at_rest_or_gone_or_excluded_is_listed_nowhere(s
     assert listed(found, "bob", "discover") == []
 
 
+@pytest.mark.parametrize("written", ["SKU 7\u00a0B", "sku  7 b ", "ΟΔΟΣ", "οδος", "İZMİR"])
+@pytest.mark.parametrize("setting", ["excluded_products", "excluded_categories"])
+def test_exclusions_hold_in_every_letter_case_and_spacing_of_every_alphabet(shop, setting: str, written: str):
+    sold = {"sku 7 b": "Sku 7 B", "οδος": "Οδος", "i̇zmi̇r": "İZMİR"}[" ".join(written.lower().split())]
+    shop.settings = f'{setting} = ["{written}"]'
+    for who in ("ann", "bob"):
+        shop.bought(who, "2026-03-10", "fine")
+        shop.bought(who, "2026-03-11", *([sold] if setting == "excluded_products" else ["a", "b"]), category=sold)
+    rows, objections = shop.night(DAY)
+    assert not objections
+    assert set(rows["recommendations"]["product_id"]) == {"fine"}
+
+
+def test_what_is_excluded_and_was_never_sold_is_named(shop):
+    shop.settings = 'excluded_products = ["tea", "Gift-Card", "later"]\nexcluded_categories = ["cups", "Cup"]'
+    shop.bought("ann", "2026-03-10", "TEA", "pot", category="Cups")
+    shop.bought("ann", "2026-04-10", "later")
+    _, objections = shop.night(DAY)
+    assert objections == {"exclusions_are_known"}
+    unknown = [("excluded_products", "gift-card"), ("excluded_products", "later"), ("excluded_categories", "cup")]
+    assert shop.objections["exclusions_are_known"] == unknown
+
+
 def test_discover_holds_nothing_bought_however_long_ago(shop):
     shop.settings = "history_days = 10\nassortment_days = 3000"
     shop.bought("ann", "2024-01-01", "ancient")
