@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 from dagster import DagsterEventType
+from dagster._core.definitions.data_version import CODE_VERSION_TAG
 
 from analytics_assets.operations.freshness import DUE_AFTER, QUIET
 from analytics_assets.partitions import BusinessClock
@@ -45,7 +46,8 @@ def newest_due_day(clock: BusinessClock) -> date:
 def reasons_to_hold(instance: dg.DagsterInstance, inputs: Sequence[dg.AssetsDefinition], day: date) -> list[str]:
     """Why what is made of these assets must not go out for a day; empty when it may.
 
-    - Fresh: the day of every input is there, and was computed after everything that it is computed from.
+    - Fresh: the day of every input is there, was computed after everything that it is computed from, and with the settings and by
+      the code of now.
     - Sound: the newest evaluation of each of its blocking checks that spans the day has passed.
     """
     return [reason for asset in inputs for reason in (*_not_fresh(instance, asset, day), *_not_sound(instance, asset, day))]
@@ -76,6 +78,8 @@ def _not_fresh(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, day: da
         newest = max(made, default=None)
         yield f"{name}: {day} has not been computed" + (f"; the newest day is {newest}" if newest else "")
         return
+    if _made_with(instance, asset.key, day) not in (None, asset.code_versions_by_key[asset.key]):
+        yield f"{name}: {day} was computed with other settings or by another version; materialise it again, or `make run`"
     for dep in (dep for spec in asset.specs for dep in spec.deps if dep.asset_key.to_user_string() not in MAY_BE_NEWER):
         mapping = dep.partition_mapping
         as_of = isinstance(mapping, dg.TimeWindowPartitionMapping) and mapping.start_offset < 0
@@ -93,6 +97,13 @@ def _made(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, int]:
     """When each partition was last materialised, as Dagster's running number of events."""
     storage = instance.event_log_storage
     return dict(storage.get_latest_storage_id_by_partition(asset, DagsterEventType.ASSET_MATERIALIZATION))
+
+
+def _made_with(instance: dg.DagsterInstance, asset: dg.AssetKey, day: date) -> str | None:
+    """The code version, settings included, with which a day was last materialised; None where somebody reported it by hand."""
+    newest = instance.fetch_materializations(dg.AssetRecordsFilter(asset, asset_partitions=[day.isoformat()]), limit=1).records[0]
+    materialization = newest.asset_materialization
+    return (materialization.tags or {}).get(CODE_VERSION_TAG) if materialization else None
 
 
 def _not_sound(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, day: date) -> Iterable[str]:

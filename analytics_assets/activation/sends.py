@@ -69,13 +69,20 @@ def last_send(platform: Platform, campaign: str, before: date) -> LastSend:
     return LastSend(earlier[-1], rows)
 
 
+# Of the list itself, of what its rows are computed from, and of the events behind them.
+_SETTINGS = (
+    *("activation", "customers", "ltv", "recommendations", "segments"),
+    *("business.currency", "business.time_zone", "events", "identity", "items", "properties"),
+)
+
+
 def made_with(platform: Platform) -> str:
-    """Changes when the settings of the list, or the suppression file that they name, change: part of a list's content."""
+    """Changes when a setting that a list is made with, or the suppression file that they name, changes: part of a list's content."""
     try:
         _, suppression_digest = read_suppressed(platform.settings.activation.suppression_file)
     except SuppressionError:
         suppression_digest = "unreadable"
-    settings = platform.settings.fingerprint("activation", "customers", "business.currency")
+    settings = platform.settings.fingerprint(*_SETTINGS)
     return hashlib.sha256(f"{settings} {suppression_digest}".encode()).hexdigest()[:12]
 
 

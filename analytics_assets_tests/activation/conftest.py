@@ -150,7 +150,7 @@ class Shop:
         """The inputs by name, and what goes out."""
         platform, condition = self.platform, dg.AutomationCondition.eager()
 
-        def input_of(*tables: Table, needs: tuple[Needs, ...] = ()) -> dg.AssetsDefinition:
+        def input_of(*tables: Table, needs: tuple[Needs, ...] = (), settings: tuple[str, ...] = ()) -> dg.AssetsDefinition:
             def compute(work: Work) -> Mapping[str, pa.Table]:
                 """Fabricated rows of these days."""
                 return {
@@ -167,19 +167,20 @@ class Shop:
 
             audit = Audit("sound", "A test can make it fail.", "SELECT 1 FROM rows WHERE customer_id = 'broken'")
             audits = [audit] if any(column.name == "customer_id" for column in tables[0].columns) else []
-            return table_asset(platform, tables, compute, needs=needs, audits=audits, group="retail")
+            return table_asset(platform, tables, compute, needs=needs, audits=audits, settings=settings, group="retail")
 
         inputs = {
             "traits": input_of(TRAITS),
             "identities": input_of(IDENTITIES),
             "order_items": input_of(ORDER_ITEMS),
-            "customer_ltv": input_of(CUSTOMER_LTV, LTV_BACKTESTS),
+            "customer_ltv": input_of(CUSTOMER_LTV, LTV_BACKTESTS, settings=("ltv",)),
             "customer_segments": input_of(CUSTOMER_SEGMENTS),
             "recommendations": input_of(
                 RECOMMENDATIONS,
                 PRODUCT_RECOMMENDATIONS,
                 RECOMMENDATION_QUALITY,
                 needs=(Needs("order_items", as_of=True), Needs("identities")),
+                settings=("recommendations",),
             ),
         }
         email = email_campaign_asset(platform, condition, list(inputs.values()))

@@ -46,6 +46,19 @@ def test_an_input_older_than_what_it_is_made_of_is_stale(evening, why_of) -> Non
     assert evening.run("email_campaign").success
 
 
+def test_an_input_made_with_other_settings_holds_what_is_made_of_it_until_it_is_made_anew(evening, why_of) -> None:
+    before = evening.settings_text
+    evening.settings_text = before + "[ltv]\nhorizon_days = 90\n"
+    said = "{}: 2026-03-03 was computed with other settings or by another version; materialise it again, or `make run`"
+    assert held(evening, why_of).startswith(f"email_campaign 2026-03-03 is held back: {said.format('customer_ltv')}. Nothing")
+    assert evening.run("onsite_recommendations").success, "the site shows no lifetime value"
+    evening.run("customer_ltv", day=DAY)
+    assert evening.run("email_campaign").success
+    evening.settings_text = before + '[recommendations]\nexcluded_products = ["p1"]\n'
+    for outlet in ("email_campaign", "onsite_recommendations"):
+        assert said.format("recommendations") in why_of(evening.run(outlet))
+
+
 def test_a_later_day_of_an_input_makes_nothing_stale(evening) -> None:
     evening.run("order_items", day=date(2026, 3, 4))
     assert evening.run("email_campaign").success

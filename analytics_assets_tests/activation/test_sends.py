@@ -171,6 +171,16 @@ def test_a_list_made_with_other_settings_or_another_suppression_file_is_refused_
     assert mark_sent(evening.platform, DAY) == 2
 
 
+@pytest.mark.parametrize(
+    "changed", ["[ltv]\nhorizon_days = 90\n", '[recommendations]\nexcluded_products = ["p1"]\n', '[events]\npurchase = ["bought"]\n']
+)
+def test_a_list_of_tables_that_are_outdated_by_a_setting_is_refused(evening, changed: str) -> None:
+    evening.run("email_campaign")
+    evening.settings_text += changed
+    with pytest.raises(SendRefused, match="settings or the suppression file have changed since the list of 2026-03-03 was made"):
+        mark_sent(evening.platform, DAY)
+
+
 def test_a_changed_suppression_file_or_a_new_redis_makes_what_is_out_old(evening, tmp_path, monkeypatch) -> None:
     def versions() -> list[str]:
         assets = evening.assets()
