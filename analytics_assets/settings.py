@@ -281,14 +281,10 @@ class Ltv(_Table):
     horizon_days: Annotated[int, Field(ge=7, le=1825)] = 365
     annual_discount_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     interval_coverage: Annotated[float, Field(ge=0.5, le=0.99)] = 0.8
-    season: tuple[float, ...] | None = None
-
-    @field_validator("season")
-    @classmethod
-    def _twelve_months(cls, sales: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if sales is not None and (len(sales) != 12 or not all(0 < month < inf for month in sales)):
-            raise ValueError("the season takes twelve sales above 0, those of an ordinary January, February, ..., December")
-        return sales
+    season: Annotated[
+        Annotated[tuple[Annotated[float, Field(gt=0, lt=inf)], ...], Field(min_length=12, max_length=12)] | None,
+        Field(description="twelve sales above 0, those of an ordinary January, February, ..., December"),
+    ] = None
 
 
 Score = Annotated[int, Field(ge=1, le=5)]

@@ -114,7 +114,7 @@ CHECKS = {
     "cohort_retention": {"as_declared", "inputs_ready", "is_fresh", "every_customer_is_in_a_cohort", "retention_is_a_share"},
     "product_affinity": {"as_declared", "inputs_ready", "is_fresh", "measures_are_possible", "ranks_have_no_gap"},
     "recommendations": {
-        *("as_declared", "inputs_ready", "is_fresh", "better_than_popular"),
+        *("as_declared", "inputs_ready", "is_fresh", "better_than_popular", "exclusions_are_known"),
         *("every_list_is_full", "lists_are_in_order", "nothing_suppressed_is_listed", "only_the_offer_is_listed"),
     },
     "email_campaign": {"is_current", "may_go_out"},

@@ -65,11 +65,16 @@ def test_a_currency_that_is_no_code_is_refused_with_its_line(currency: str) -> N
 
 
 @pytest.mark.parametrize(
-    "season", ["[1, 2, 3]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, inf]"]
+    "season",
+    [
+        *("[1, 2, 3]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0]"),
+        *("[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, inf]", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, nan]"),
+        *("'summer'", "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 'busy']", "7", "[]"),
+    ],
 )
 def test_a_season_that_is_not_twelve_sales_above_zero_is_refused_with_its_line(season: str) -> None:
     message = mistake(GOOD + f"[ltv]\nhorizon_days = 90\nseason = {season}\n")
-    assert message.startswith("shop.toml:6: ltv.season: the season takes twelve sales above 0")
+    assert message.startswith("shop.toml:6: ltv.season: should be twelve sales above 0, those of an ordinary January")
 
 
 def test_a_season_may_stand_on_several_lines_in_any_unit() -> None:

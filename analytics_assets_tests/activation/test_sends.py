@@ -172,7 +172,8 @@ def test_a_list_made_with_other_settings_or_another_suppression_file_is_refused_
 
 
 @pytest.mark.parametrize(
-    "changed", ["[ltv]\nhorizon_days = 90\n", '[recommendations]\nexcluded_products = ["p1"]\n', '[events]\npurchase = ["bought"]\n']
+    "changed",
+    ["[ltv]\nhorizon_days = 90\n", '[recommendations]\nexcluded_products = ["p1"]\n', '[events]\npurchase = ["bought"]\n'],
 )
 def test_a_list_of_tables_that_are_outdated_by_a_setting_is_refused(evening, changed: str) -> None:
     evening.run("email_campaign")

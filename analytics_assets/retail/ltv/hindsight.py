@@ -48,7 +48,11 @@ LTV_HINDSIGHT = Table(
             "0 to 1",
         ),
         Column("best_tenth_actual", "DOUBLE", "Share of actual revenue that these customers brought.", "0 to 1", nullable=True),
-        Column("model", "VARCHAR", "What would have made the forecast."),
+        Column(
+            "model",
+            "VARCHAR",
+            "What would have made the forecast: of a refit of the first of a month, or where none could be tested yet, of a Monday or that day.",
+        ),
     ),
     key=("as_of_date", "currency", "days_ago"),
     grain="day",

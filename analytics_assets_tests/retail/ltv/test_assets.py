@@ -17,7 +17,7 @@ from analytics_assets.events.tables import IDENTITIES, RECORDS
 from analytics_assets.home import Home
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers
 from analytics_assets.retail.ltv import hindsight, refits
-from analytics_assets.retail.ltv.assets import customer_ltv, plot_ranking
+from analytics_assets.retail.ltv.assets import SERVED_BY_A_TESTED_MODEL, customer_ltv, plot_ranking
 from analytics_assets.retail.ltv.backtest import came_true, known_at, scored
 from analytics_assets.retail.ltv.hindsight import ltv_hindsight, plot_said_and_came_true
 from analytics_assets.retail.ltv.refits import Refits, read_purchases
@@ -144,6 +144,15 @@ def test_a_currency_of_five_customers_has_no_forecast_but_a_reason(made):
 def test_exactly_one_candidate_of_one_refit_is_chosen_each_day_and_currency(made):
     chosen = made["ltv_backtests"].filter("chosen").unique(["as_of_date", "currency", "anchor", "candidate"])
     assert len(chosen) == len(made["ltv_backtests"].unique(["as_of_date", "currency"]))
+
+
+def test_a_refit_that_failed_is_told_once_a_day_however_many_cut_offs_tested_it(made):
+    tests = made["ltv_backtests"].with_columns(accepted=pl.lit(False))
+    assert tests.filter("chosen", currency="GBP", as_of_date=LAST).height > 1
+    with engine() as connection:
+        connection.register("rows_of_ltv_backtests", tests.to_arrow())
+        told = connection.sql(SERVED_BY_A_TESTED_MODEL.violations).fetchall()
+    assert [row[:2] for row in told] == [(day, currency) for day in reversed(DAYS) for currency in ("EUR", "GBP")]
 
 
 def test_an_alias_joins_two_customers_from_the_day_that_it_was_known_and_not_before(made):
