@@ -144,6 +144,7 @@ SELECT
     r.account_id,
     r.block,
     r.idle_hours,
+    r.days_now,
     r.seats,
     r.users_at_most,
     r.user_hours_now,

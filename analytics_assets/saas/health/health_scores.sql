@@ -60,6 +60,7 @@ SELECT
     p.account_id,
     p.block,
     p.idle_hours,
+    p.days_now,
     p.seats,
     p.users_at_most,
     p.user_hours_now,

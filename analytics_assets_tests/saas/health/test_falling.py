@@ -50,8 +50,8 @@ def by_health(vendor, day: date) -> dict[str, tuple[float, date]]:
     found = {}
     for name, past in trends.items():
         if past[0][1] <= -15 and name not in ended:
-            run = next((back for back, (_, trend) in enumerate(past) if trend > -15), SINCE_DAYS + 1)
-            found[name] = (past[0][0], day - timedelta(days=run - 1))
+            first = max(back for back, (_, trend) in enumerate(past) if trend <= -15)
+            found[name] = (past[0][0], day - timedelta(days=first))
     return found
 
 
@@ -116,3 +116,29 @@ def test_a_home_too_young_to_tell_has_an_empty_list_and_a_plot(vendor) -> None:
     assert result.success and all(checks(result).values())
     hour = datetime(2026, 3, 31, 23, tzinfo=UTC)
     assert vendor.health(hour)["trend"].to_list() == [None]
+
+
+def test_the_reasons_say_what_fell_and_since_when(vendor) -> None:
+    """A team of ten uses half of what it did in February, and has bought as many seats again; its low place of before is no news."""
+    for number in range(12):
+        vendor.used_daily(f"steady{number:02}", "2025-12-20", "2026-03-31", events=200, users=20, features=4, seats=10)
+    vendor.used_daily("low", "2025-12-20", "2026-03-31", events=1, users=1, features=1, seats=10)
+    vendor.used_daily("less", "2025-12-20", "2026-03-10", events=200, users=10, features=4, seats=10)
+    vendor.used_daily("less", "2026-03-11", "2026-03-31", events=100, users=4, features=4, seats=20)
+    vendor.used_daily("silent", "2025-12-20", "2026-03-10", events=200, users=20, features=4, seats=10)
+    for name in {row["account_id"] for row in vendor.usage}:
+        vendor.account(name, ("2026-03-01", "2026-03-31"), "2025-12-20")
+    vendor.open()
+    rows = {row["account_id"]: row["reasons"] for row in falling(vendor, date(2026, 3, 31), date(2026, 3, 31)).to_dicts()}
+    assert rows.keys() == {"less", "silent"}
+    told, points = zip(*(reason.removesuffix(" points)").split(" (-") for reason in rows["less"].split("; ")), strict=True)
+    assert told == (
+        "events down 50 % since 2026-03-03",
+        "active users down 60 % since 2026-03-03",
+        "features in use behind those of other accounts since 2026-03-03",
+    )
+    assert sorted(map(float, points), reverse=True) == list(map(float, points)) and min(map(float, points)) >= 2
+    assert "; no activity for 21 days (-15.0 points); " in rows["silent"]
+    vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 0\nseats = 100\n"
+    rows = falling(vendor, date(2026, 3, 31), date(2026, 3, 31)).filter(account_id="less")
+    assert rows["reasons"][0].startswith("at most 4 of 20 seats in use in an hour, 10 of 10 on 2026-03-03 (-")

@@ -29,7 +29,7 @@ ALARM = -Health().falling
 """A score that lost so many points in 28 days is on the list of falling accounts."""
 ENOUGH_DAYS = 14
 FALSE_ALARMS = 1 / 3
-"""Times a month that a steady account comes onto the list after two weeks off it; .26 on the first company."""
+"""Times a month that a steady account is new on the list: on it after two weeks off it; .26 on the first company."""
 
 
 @dataclass(frozen=True)
