@@ -356,7 +356,8 @@ def _health(settings: Settings, home: Home, new: Path) -> None:
 
     effect = weights_effect(build_platform(settings, home), load_settings(new))
     changed = sum(count for (now, then), count in effect.moves.items() if now != then)
-    console.print(f"{effect.hour}: {changed:,} of {effect.accounts:,} accounts would change their band", highlight=False)
+    hour = effect.hour.astimezone(settings.business.zone)
+    console.print(f"{hour:%Y-%m-%d %H:%M}: {changed:,} of {effect.accounts:,} accounts would change their band", highlight=False)
     for (now, then), count in effect.moves.items():
         if now != then:
             console.print(f"  {now} -> {then}: {count:,}", highlight=False)

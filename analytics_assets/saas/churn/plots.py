@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from analytics_assets.saas.churn.features import KINDS
 from analytics_assets.warehouse.work import Work
 
 _BANDS = ["low", "medium", "high"]
@@ -45,15 +46,13 @@ def plot_scores(work: Work, rows: pa.Table) -> bytes:
     today = pl.DataFrame(rows).filter((pl.col("as_of_date") == work.window.last_day) & pl.col("probability").is_not_null())
     before = work.connection.sql("FROM scores_of_the_day_before").pl()
     moved = today.join(before, on=["kind", "subject_id"]).filter(pl.col("band") != pl.col("band_before"))
+    order = [f"{kind}: {old} to {new}" for kind in KINDS for new in reversed(_BANDS) for old in _BANDS if old != new]
     moves = moved.group_by(move=pl.format("{}: {} to {}", "kind", "band_before", "band")).len("subjects").sort("move")
     spread = alt.Chart(today.group_by(tenth=(pl.col("probability") * 20).floor() / 20, kind="kind").len("subjects").sort("kind", "tenth")).mark_bar().encode(
         alt.X("tenth:Q", title="probability of churn", axis=alt.Axis(format="%")), alt.Y("subjects:Q", title="subjects", scale=alt.Scale(type="symlog")), alt.Color("kind:N", title=None)
     )  # fmt: skip
-    by_move = (
-        alt.Chart(moves)
-        .mark_bar()
-        .encode(alt.X("subjects:Q", title="subjects", axis=alt.Axis(tickMinStep=1)), alt.Y("move:N", title=None))
-    )
+    counted = alt.Chart(moves).encode(alt.X("subjects:Q", axis=None), alt.Y("move:N", title=None, sort=order))
+    by_move = counted.mark_bar(size=20) + counted.mark_text(align="left", dx=4).encode(text="subjects:Q")
     return _png(
         _drawn(spread, today, f"Scores ({work.window.last_day})") | _drawn(by_move, moves, "What moved since the day before")
     )
@@ -64,7 +63,7 @@ def _drawn(chart: Any, rows: pl.DataFrame, title: str) -> Any:
     import altair as alt
 
     if rows.is_empty():
-        chart = alt.Chart(pl.DataFrame({"text": ["nothing to show yet"]})).mark_text().encode(text="text:N")
+        chart = alt.Chart(pl.DataFrame({"text": ["nothing to show"]})).mark_text().encode(text="text:N")
     return chart.properties(title=title, width=260, height=220)
 
 
