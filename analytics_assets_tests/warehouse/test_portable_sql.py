@@ -384,7 +384,7 @@ _GIVEN = {
         CAST(DATE '2026-03-27' + CAST(i AS INTEGER) AS DATE) AS evening_before,
         CAST(1774659600 AS BIGINT) AS start_second, CAST(1774677600 AS BIGINT) AS end_second FROM range(4) AS t(i)""",
     "health_hours": """SELECT CAST(68 + i AS BIGINT) AS block, to_timestamp(1774782000 + 86400 * i) AS hour,
-        CAST(DATE '2026-03-29' + CAST(i AS INTEGER) AS DATE) AS event_date,
+        CAST(DATE '2026-03-29' + CAST(i AS INTEGER) AS DATE) AS event_date, CAST(11 AS BIGINT) AS hour_of_day,
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS evening,
         CAST(DATE '2026-02-28' + CAST(i AS INTEGER) AS DATE) AS month_ago FROM range(2) AS t(i)""",
 }

@@ -1,10 +1,16 @@
 -- One row per account and hour of health_hours, unless its contract is known to have ended by the evening before: its health at the
 -- hour's end. Scores and shares come in tenths of a point, coverage in thousandths; the hour is the last of its block of health_scores.
 -- An account of `accounts` without an event in six weeks is in no row of health_scores: its score is 0.
+-- A name that `accounts` does not know is an account if it was first used on the day of the hour. Used before, it is a person's name
+-- from before a merger, which usage of later days no longer has.
 WITH known AS (
     SELECT h.block, a.account_id, a.first_seen_date, a.seats, a.ended_on
     FROM health_hours AS h
     INNER JOIN accounts AS a ON h.evening = a.as_of_date
+),
+told_evenings AS (
+    SELECT DISTINCT block
+    FROM known
 ),
 silent AS (
     SELECT
@@ -23,10 +29,15 @@ silent AS (
     WHERE p.account_id IS NULL AND k.ended_on IS NULL
 ),
 current_scores AS (
-    SELECT r.*, k.first_seen_date
+    SELECT
+        r.account_id, r.block, r.score, r.coverage, r.active_users_share, r.events_share, r.features_share, r.recency_share,
+        r.seats_share, r.active_users_weight, r.events_weight, r.features_weight, r.recency_weight, r.seats_weight, r.reasons,
+        k.first_seen_date
     FROM health_reasons AS r
+    INNER JOIN health_hours AS h ON r.block = h.block
+    LEFT JOIN told_evenings AS t ON r.block = t.block
     LEFT JOIN known AS k ON r.block = k.block AND r.account_id = k.account_id
-    WHERE k.ended_on IS NULL
+    WHERE k.ended_on IS NULL AND (k.account_id IS NOT NULL OR t.block IS NULL OR r.idle_hours <= h.hour_of_day)
     UNION ALL
     SELECT
         s.account_id, s.block, CASE WHEN s.coverage > 0 THEN 0 END AS score, s.coverage, 0, 0, 0, 0, s.seats_share,

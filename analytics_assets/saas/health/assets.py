@@ -143,9 +143,10 @@ def plot_worst_accounts(work: Work, rows: pa.Table) -> bytes:
         days.schema,
     )
     health = work.settings.health
+    end = work.window.end.astimezone(work.settings.business.zone)
     edges = alt.Chart(pl.DataFrame({"score": [health.healthy, health.at_risk]})).mark_rule(strokeDash=[4, 4]).encode(y="score:Q")
     lines = (
-        alt.Chart(pl.concat([days, silent]), title="Health of the accounts that lost most in 28 days")
+        alt.Chart(pl.concat([days, silent]), title=f"Health of the accounts that lost most in 28 days, to {end:%Y-%m-%d %H:%M}")
         .mark_line(point=alt.OverlayMarkDef(size=12))
         .encode(
             alt.X("day:Q", title="days before the end of the hour", scale=alt.Scale(domain=[-BAND_DAYS, 0])),

@@ -22,7 +22,8 @@ WITH losses AS (
     FROM health_scores AS s
     INNER JOIN health_hours AS h ON s.block = h.block
 ),
--- Under two points nothing is said; of a component, a fall is said rather than a low place.
+-- Under two points nothing is said; of a component, a fall is said rather than a low place. Hardly an account has all its seats in use
+-- at once: that is said of the lowest quarter, and of less than half where there are no peers.
 said AS (
     SELECT
         *,
@@ -35,7 +36,10 @@ said AS (
             ELSE 0
         END AS features_lost,
         CASE WHEN idle_lost >= 20 AND idle_hours >= 72 THEN idle_lost ELSE 0 END AS recency_lost,
-        CASE WHEN empty_seats_lost >= 20 AND users_at_most < seats THEN empty_seats_lost ELSE 0 END AS seats_lost
+        CASE
+            WHEN empty_seats_lost >= 20 AND COALESCE(peers_seats < CAST(0.25 AS DOUBLE), own_seats < CAST(0.5 AS DOUBLE)) THEN empty_seats_lost
+            ELSE 0
+        END AS seats_lost
     FROM losses
 ),
 -- How many components cost more, or as much and stand before it.
@@ -93,6 +97,7 @@ worded AS (
 SELECT
     account_id,
     block,
+    idle_hours,
     score,
     coverage,
     active_users_share,

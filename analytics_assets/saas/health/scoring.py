@@ -78,6 +78,9 @@ def health_of_hours(work: Work, health: Health, hours: Sequence[datetime], newes
         "block": range(newest_block - len(hours) + 1, newest_block + 1),
         "hour": hours,
         "event_date": days,
+        "hour_of_day": [
+            (hour - work.platform.clock.begins(day)) // timedelta(hours=1) for hour, day in zip(hours, days, strict=True)
+        ],
         "evening": [day - timedelta(days=1) for day in days],
         "month_ago": [work.platform.clock.day_of(hour - timedelta(days=BAND_DAYS)) - timedelta(days=1) for hour in hours],
     }
