@@ -142,8 +142,10 @@ class Staged:
             self.files()
         path = self.folder / f"{self.table.partition_column}={day}" / f"{uuid.uuid4()}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The rows come in order of the key: of other columns a least and a greatest value rule nothing out, and took half the time.
         writer = pq.ParquetWriter(
             path, schema, compression="zstd", compression_level=1, store_schema=False,
+            write_statistics=[f.name for f in schema if f.name in self.table.key],
             use_dictionary=[f.name for f in schema if not pa.types.is_floating(f.type)], dictionary_pagesize_limit=DICTIONARY_BYTES,
         )  # fmt: skip
         self._files.append(_File(path, day, 0, writer))

@@ -16,7 +16,7 @@ import polars as pl
 
 from analytics_assets.retail.recommendations import assets
 from analytics_assets.retail.recommendations.assets import Night
-from analytics_assets.retail.recommendations.lists import Histories, Kind, Lists, make_lists
+from analytics_assets.retail.recommendations.lists import Histories, Kind, Lists, Scorer, make_lists
 from analytics_assets.retail.recommendations.similarity import candidates, trend
 from analytics_assets.settings import Recommendations
 from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
@@ -79,7 +79,7 @@ def measured(before: pl.DataFrame, after: pl.DataFrame, kind: Kind) -> pl.DataFr
         .unique()
         .sort("customer", "product_id")
     )
-    found = assets.measured_at(known, kind, later)
+    found = assets.measured_at(known, [kind], later)[kind]
     return pl.DataFrame(
         [(kind, model, q.customers, q.recall_at_20, q.ndcg_at_10) for model, q in found.items()],
         ["list", "model", "customers", "recall_at_20", "ndcg_at_10"],
@@ -194,5 +194,6 @@ def measure(repetitions: int, folder: Path, customers: int = 200_000, products: 
 def _all_lists(histories: Histories) -> Iterator[Lists]:
     products = histories.shape[1]
     model = next(iter(candidates(histories.bought, np.ones(products), with_ease=False).values()))
-    for part in make_lists(assets.KINDS, histories, model, np.ones(products, np.bool_), np.arange(products), 20):
+    scorer = Scorer.of(model, np.ones(products, np.bool_))
+    for part in make_lists(assets.KINDS, histories, scorer, np.arange(products), 20):
         yield from part.values()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import dagster as dg
@@ -16,7 +18,18 @@ from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.retail.customers.assets import CUSTOMERS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
 from analytics_assets.retail.recommendations.evaluation import Pairs, Quality, quality
-from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Bools, Histories, Ints, Kind, Lists, make_lists
+from analytics_assets.retail.recommendations.lists import (
+    OWN,
+    POPULAR,
+    SIMILAR,
+    Bools,
+    Histories,
+    Ints,
+    Kind,
+    Lists,
+    Scorer,
+    make_lists,
+)
 from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, named, prepare_promises, promises
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
 from analytics_assets.settings import Recommendations
@@ -41,8 +54,6 @@ FEWEST_TO_CHOOSE_BY = 100
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
 LINES_AT_ONCE = 1_000_000
-DAYS = 2**20
-"""More days than any history has: purchases and the age of the last one make one number."""
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
 
 _AS_OF = Column("as_of_date", "DATE", "Business day at whose end this was computed.")
@@ -131,13 +142,18 @@ class Night:
     candidates: Mapping[str, Model]
     settings: Recommendations
 
-    def models(self, kind: Kind) -> dict[str, Model]:
+    @cached_property
+    def scorers(self) -> dict[str, Scorer]:
+        """The candidates by name, and the yardstick, which knows nothing, last."""
+        models = {**self.candidates, YARDSTICK: Model.nothing(len(self.catalogue))}
+        return {name: Scorer.of(model, self.offered) for name, model in models.items()}
+
+    def models(self, kind: Kind) -> dict[str, Scorer]:
         """The models of a list by name: the usual winner first, the yardstick last."""
-        nothing = Model.nothing(len(self.catalogue))
         if kind == "discover":
-            return {**self.candidates, YARDSTICK: nothing}
-        with_history = {f"own history + {name}": model for name, model in self.candidates.items()}
-        return {**with_history, "own history": nothing, YARDSTICK: nothing}
+            return self.scorers
+        with_history = {f"own history + {name}": self.scorers[name] for name in self.candidates}
+        return {**with_history, "own history": self.scorers[YARDSTICK], YARDSTICK: self.scorers[YARDSTICK]}
 
     def lists(self, chosen: Mapping[Kind, str], histories: Histories, with_reasons: bool = True) -> Iterator[dict[Kind, Lists]]:
         """The lists of some customers, each kind made with the model that was chosen for it."""
@@ -148,9 +164,8 @@ class Night:
             if chosen[kinds[0]] == YARDSTICK:
                 known = replace(histories, weight=np.zeros(len(histories.weight)))
             yield from make_lists(
-                kinds, known, model, self.offered, self.popular, self.settings.length, self.settings.rest_days,
-                with_reasons=with_reasons,
-            )  # fmt: skip
+                kinds, known, model, self.popular, self.settings.length, self.settings.rest_days, with_reasons=with_reasons
+            )
 
 
 def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease: bool | None = None) -> Night:
@@ -210,8 +225,7 @@ def evaluated(work: Work, day: date, people: pl.DataFrame, with_ease: bool) -> p
         later = work.sql(
             _HERE / "later_purchases.sql", as_of=day, until=until, last_day=until + timedelta(days=HOLDOUT_DAYS)
         ).pl().sort("customer", "product_id")  # fmt: skip
-        for kind in KINDS:
-            found = measured_at(known, kind, later)
+        for kind, found in measured_at(known, KINDS, later).items():
             yardstick = found[YARDSTICK].recall_at_20
             for model, result in found.items():
                 lift = result.recall_at_20 / yardstick if yardstick else None
@@ -238,9 +252,9 @@ def _keep_only_orders_of(work: Work, day: date, some: pl.DataFrame) -> None:
     work.connection.execute("SET search_path = 'sample,main'")
 
 
-def measured_at(known: Night, kind: Kind, later: pl.DataFrame) -> dict[str, Quality]:
-    """The quality of each model for one list at one cut-off."""
-    histories = known.histories
+def measured_at(known: Night, kinds: Sequence[Kind], later: pl.DataFrame) -> dict[Kind, dict[str, Quality]]:
+    """The quality of each model for each list at one cut-off."""
+    histories, offered = known.histories, int(known.offered.sum())
     # What the catalogue does not know yet is nobody's repeat: a number of its own for each.
     product = later.select(pl.col("product").fill_null(-1 - pl.int_range(pl.len()))).to_series().to_numpy()
     bought = Pairs(later["customer"].to_numpy(), product)
@@ -248,17 +262,22 @@ def measured_at(known: Night, kind: Kind, later: pl.DataFrame) -> dict[str, Qual
     theirs = histories.only(buyers)
     there = theirs.purchases > 0
     before = Pairs(np.repeat(buyers, np.diff(theirs.starts))[there], theirs.products[there])
-    if kind == "discover":
-        bought = bought.only(~bought.among(before))
-    counted = np.intersect1d(bought.customer, before.customer)
-    chosen = counted[:: -(-len(counted) // EVALUATED_CUSTOMERS) or 1]
-    bought = bought.only(np.isin(bought.customer, chosen))
-    targets = Pairs(np.searchsorted(chosen, bought.customer), bought.product)
-    found = {}
-    for model in known.models(kind):
-        made = known.lists({kind: model}, histories.only(chosen), with_reasons=False)
-        lists = Pairs.together([Pairs(part[kind].customer, part[kind].product) for part in made])
-        found[model] = quality(lists, targets, int(known.offered.sum()))
+    asked, targets = {}, {}
+    for kind in kinds:
+        sought = bought.only(~bought.among(before)) if kind == "discover" else bought
+        counted = np.intersect1d(sought.customer, before.customer)
+        asked[kind] = counted[:: -(-len(counted) // EVALUATED_CUSTOMERS) or 1]
+        targets[kind] = sought.of(asked[kind])
+    everybody = np.unique(np.concatenate(list(asked.values())))
+    some = histories.only(everybody)
+    found: dict[Kind, dict[str, Quality]] = {kind: {} for kind in kinds}
+    # A model of both kinds scores once for both.
+    for models in zip_longest(*([(kind, model) for model in known.models(kind)] for kind in kinds)):
+        chosen = dict(pair for pair in models if pair)
+        made = list(known.lists(chosen, some, with_reasons=False))
+        for kind, model in chosen.items():
+            lists = Pairs.together([Pairs(everybody[part[kind].customer], part[kind].product) for part in made if kind in part])
+            found[kind][model] = quality(lists.of(asked[kind]), targets[kind], offered)
     return found
 
 
@@ -378,10 +397,13 @@ def _product_rows(lists: Lists, names: Names) -> pa.Table:
 
 def _columns(lists: Lists, names: Names) -> dict[str, pa.Array]:
     own = lists.basis == OWN
-    pairs, of_own = np.unique(lists.purchases[own] * DAYS + lists.last_day[own], return_inverse=True)
-    said = [_bought(pair // DAYS, names.day - timedelta(days=pair % DAYS)) for pair in pairs.tolist()]
+    # Purchases and days are small numbers: a place for every pair of them takes a tenth of the time of sorting.
+    days = int(lists.last_day.max(initial=0)) + 1
+    pairs = lists.purchases[own] * days + lists.last_day[own]
+    there = np.flatnonzero(np.bincount(pairs))
+    said = [_bought(pair // days, names.day - timedelta(days=pair % days)) for pair in there.tolist()]
     reason = np.where(lists.basis == SIMILAR, lists.source + 1, 0)
-    reason[own] = len(names.reasons) + of_own
+    reason[own] = len(names.reasons) + np.searchsorted(there, pairs)
     return {
         "as_of_date": pa.array(np.full(len(lists.rank), np.datetime64(names.day))),
         "rank": pa.array(lists.rank),

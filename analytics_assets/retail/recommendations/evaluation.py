@@ -32,6 +32,11 @@ class Pairs:
         """Those that are chosen."""
         return Pairs(self.customer[chosen], self.product[chosen])
 
+    def of(self, customers: Ints) -> Pairs:
+        """Those of some customers, who are numbered anew in their order; `customers` ascend."""
+        found = self.only(np.isin(self.customer, customers))
+        return Pairs(np.searchsorted(customers, found.customer), found.product)
+
     def places(self) -> Ints:
         """How many pairs of the same customer stand before each; a customer's pairs stand together."""
         first = np.flatnonzero(np.diff(self.customer, prepend=-1))

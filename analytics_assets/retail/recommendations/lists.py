@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import islice
 from typing import Literal
 
@@ -115,15 +116,16 @@ class Histories:
             self.returned[chosen],
         )
 
-    def pieces(self) -> Iterator[tuple[int, int]]:
+    def pieces(self, at_least: int = 1) -> Iterator[tuple[int, int]]:
         """Cut the customers into pieces of at most `CUSTOMERS_AT_ONCE` and, but for one customer, `ENTRIES_AT_ONCE` entries and
-        `PLACES_AT_ONCE` places.
+        `PLACES_AT_ONCE` places; into `at_least` so many where there are as many customers.
         """
         counts = np.diff(self.starts)
+        most = min(CUSTOMERS_AT_ONCE, -(-self.shape[0] // at_least))
         start = 0
         while start < self.shape[0]:
             full = int(np.searchsorted(self.starts, self.starts[start] + ENTRIES_AT_ONCE, side="right")) - 1
-            stop = min(max(full, start + 1), start + CUSTOMERS_AT_ONCE, self.shape[0])
+            stop = min(max(full, start + 1), start + most, self.shape[0])
             while stop - start > 1 and (stop - start) * counts[start:stop].max() > PLACES_AT_ONCE:
                 stop = start + (stop - start) // 2
             yield start, stop
@@ -179,11 +181,53 @@ class Lists:
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts])[order] for f in fields(cls)))
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """A model of the products on offer, laid out once for all who are scored with it."""
+
+    offered: Bools
+    nearest: sp.csr_array
+    """Similarity to what is offered."""
+    prior: Floats
+    right: sp.csr_matrix
+    """Similarity, prior and identity, one upon the other."""
+    falling_prior: Floats
+    """The priors, highest first, where similarity only ever adds to them; else nothing."""
+
+    @classmethod
+    def of(cls, model: Model, offered: Bools) -> Scorer:
+        """A model and whether each product may stand in a list."""
+        said, products = model.similarity, len(offered)
+        nearest = sp.csr_array((said.data * offered[said.indices], said.indices, said.indptr), said.shape, copy=True)
+        nearest.eliminate_zeros()
+        nearest.sort_indices()
+        prior = model.prior * offered
+        known = np.flatnonzero(prior)
+        right = sp.csr_matrix(
+            (
+                np.concatenate((nearest.data, prior[known], np.ones(products))),
+                np.concatenate((nearest.indices, known, np.arange(products))),
+                np.concatenate((nearest.indptr, nearest.nnz + len(known) + np.arange(products + 1))),
+            ),
+            shape=(2 * products + 1, products),
+        )
+        adds = nearest.data.min(initial=0.0) >= 0
+        return cls(offered, nearest, prior, right, np.sort(prior)[::-1] if adds else np.empty(0))
+
+    @cached_property
+    def highest(self) -> float:
+        """Most that one purchase may say."""
+        return float(np.abs(self.nearest.data).max(initial=0.0))
+
+    def least(self, places: int) -> float:
+        """A score that the best `places` products of anybody are above."""
+        return float(np.nextafter(self.falling_prior[places - 1], 0)) if places <= len(self.falling_prior) else 0.0
+
+
 def make_lists(
     kinds: Sequence[Kind],
     histories: Histories,
-    model: Model,
-    offered: Bools,
+    scorer: Scorer,
     popular: Ints,
     length: int,
     rest_days: int = 0,
@@ -201,26 +245,20 @@ def make_lists(
     Args:
         kinds: which lists; one model scores a customer once for both.
         histories: customers x products.
-        model: see `similarity.py`.
-        offered: whether each product may stand in a list.
+        scorer: the model and the offer.
         popular: all offered products, most popular first.
         length: products in a list; fewer only where the offer ends.
         rest_days: days for which a bought product stays out of `buy_again`.
         share: weight of the model in `buy_again`.
-        threads: threads of the product of matrices; they do not change the result.
+        threads: pieces of customers that are at work at a time; they do not change the result.
         with_reasons: whether `source` is looked for.
     """
-    nearest = sp.csr_array(model.similarity @ sp.diags_array(offered.astype(np.float64)))
-    nearest.eliminate_zeros()
-    nearest.sort_indices()
-    model = Model(nearest, model.prior * offered)
-    right = sp.csr_matrix(sp.vstack((nearest, sp.csr_array(model.prior[np.newaxis]), sp.eye_array(len(offered))), format="csr"))
     smallest = 0.5 * 10**-SCORE_DIGITS / max(share, 1.0)
 
     def of_some(customers: Ints, mine: Histories) -> dict[Kind, Lists]:
-        scored = _scored(mine, model, right, length + _SPARE, smallest, threads)
-        places = {kind: _places(kind, mine, scored, offered, length, rest_days, share) for kind in kinds}
-        sources = _sources(mine, nearest, scored, list(places.values())) if with_reasons else None
+        scored = _scored(mine, scorer, length + _SPARE, smallest)
+        places = {kind: _places(kind, mine, scored, scorer, length, rest_days, share) for kind in kinds}
+        sources = _sources(mine, scorer.nearest, scored, list(places.values())) if with_reasons else None
         return {kind: _lists(customers, mine, found, sources, popular, length) for kind, found in places.items()}
 
     def of_piece(start: int, stop: int) -> dict[Kind, Lists]:
@@ -229,7 +267,7 @@ def make_lists(
         parts = [of_some(customers, histories.only(customers)) for customers in alike]
         return {kind: Lists.in_order([part[kind] for part in parts]) for kind in kinds}
 
-    pieces = histories.pieces()
+    pieces = histories.pieces(threads)
     with ThreadPoolExecutor(threads) as pool:
         coming = deque(pool.submit(of_piece, *piece) for piece in islice(pieces, threads))
         while coming:
@@ -248,11 +286,9 @@ class _Scored:
     customer: Ints
     product: Numbers
     score: Floats
-    prior: Floats
-    """What each product starts with."""
 
 
-def _scored(mine: Histories, model: Model, right: sp.csr_matrix, others: int, smallest: float, threads: int) -> _Scored:
+def _scored(mine: Histories, scorer: Scorer, others: int, smallest: float) -> _Scored:
     """Score as one product of matrices, [bought, 1, lift] x [similarity; prior; identity], of which each row's best are kept.
 
     What a customer has bought is lifted above everything else, so that it is there, whatever its score.
@@ -261,9 +297,8 @@ def _scored(mine: Histories, model: Model, right: sp.csr_matrix, others: int, sm
 
     (customers, products), counts = mine.shape, np.diff(mine.starts)
     longest = int(counts.max(initial=0))
-    highest = longest * np.abs(model.similarity.data).max(initial=0.0) + model.prior.max(initial=0.0)
     # A power of two, so that taking it off again leaves the score to its last bits.
-    lift = 2.0 ** np.ceil(np.log2(2 * highest + 2))
+    lift = 2.0 ** np.ceil(np.log2(2 * (longest * scorer.highest + scorer.prior.max(initial=0.0)) + 2))
     of_prior = 2 * mine.starts[1:] + np.arange(customers) - counts
     first = np.arange(len(mine.products)) + mine.starts[:-1].repeat(counts) + mine.owner
     second = first + counts.repeat(counts) + 1
@@ -271,16 +306,17 @@ def _scored(mine: Histories, model: Model, right: sp.csr_matrix, others: int, sm
     columns[first], columns[of_prior], columns[second] = mine.products, products, products + 1 + mine.products
     values[first], values[of_prior], values[second] = np.minimum(mine.weight, 1.0), 1.0, lift
     starts = (2 * mine.starts + np.arange(customers + 1)).astype(np.int32)
-    left = sp.csr_matrix((values, columns, starts), shape=(customers, right.shape[0]))
-    best = sp_matmul_topn(left, right, top_n=others + longest, threshold=smallest, n_threads=threads)
+    left = sp.csr_matrix((values, columns, starts), shape=(customers, scorer.right.shape[0]))
+    kept = others + longest
+    # The pieces take the threads; what cannot be among a row's best need not be put in order with them.
+    best = sp_matmul_topn(left, scorer.right, top_n=kept, threshold=max(smallest, scorer.least(kept)), n_threads=1)
 
-    customer = np.repeat(np.arange(customers), np.diff(best.indptr))
     lifted = best.data > lift / 2
-    entries = sp.csr_array((best.data[lifted] - lift, (customer[lifted], best.indices[lifted])), shape=mine.shape)
+    entries = sp.csr_array((best.data[lifted] - lift, best.indices[lifted], mine.starts), shape=mine.shape)
     entries.sort_indices()
-    customer = customer[~lifted]
-    others_start = np.searchsorted(customer, np.arange(customers + 1))
-    return _Scored(entries.data, others_start, customer, best.indices[~lifted], best.data[~lifted], model.prior)
+    there = np.diff(best.indptr) - counts
+    others_start = np.concatenate(([0], np.cumsum(there)))
+    return _Scored(entries.data, others_start, np.repeat(np.arange(customers), there), best.indices[~lifted], best.data[~lifted])
 
 
 @dataclass(frozen=True)
@@ -299,7 +335,7 @@ class _Places:
     """For each entry of the histories, whether it must not stand in the list."""
 
 
-def _places(kind: Kind, mine: Histories, scored: _Scored, offered: Bools, length: int, rest_days: int, share: float) -> _Places:
+def _places(kind: Kind, mine: Histories, scored: _Scored, scorer: Scorer, length: int, rest_days: int, share: float) -> _Places:
     """The first `length` of each customer: best rounded score first, then the smallest number.
 
     Score and number become one integer, so that a plain sort of a dense table will do: a fifth of the time of a lexsort.
@@ -319,7 +355,9 @@ def _places(kind: Kind, mine: Histories, scored: _Scored, offered: Bools, length
         )
 
     if width:
-        enter(mine.starts, mine.owner, 0, mine.weight + share * scored.own, mine.products, offered[mine.products] & ~left_out)
+        enter(
+            mine.starts, mine.owner, 0, mine.weight + share * scored.own, mine.products, scorer.offered[mine.products] & ~left_out
+        )
     enter(scored.starts, scored.customer, width, share * scored.score, scored.product, True)
     order = np.argsort(table, axis=1)[:, :length]
     keys = np.take_along_axis(table, order, axis=1)
@@ -333,7 +371,7 @@ def _places(kind: Kind, mine: Histories, scored: _Scored, offered: Bools, length
     other = np.where(is_entry, -1, scored.starts[customer] + column - width)
     own = is_entry.copy()
     own[is_entry] = mine.weight[entry[is_entry]] > 0
-    similar = ~own & (score > 2 * share * scored.prior[product])
+    similar = ~own & (score > 2 * share * scorer.prior[product])
     basis = np.where(own, OWN, np.where(similar, SIMILAR, POPULAR))
     return _Places(customer, product, score, entry, other, basis, left_out)
 
@@ -371,9 +409,10 @@ def _lists(
     customer = np.concatenate((places.customer, filler))
     order = np.argsort(customer, kind="stable") if added else slice(None)
     customer = customer[order]
+    counts = np.bincount(customer, minlength=mine.shape[0])
     return Lists(
         customers[customer],
-        1 + np.arange(len(customer)) - np.searchsorted(customer, customer),
+        1 + np.arange(len(customer)) - np.repeat(np.cumsum(counts) - counts, counts),
         np.concatenate((places.product, filling))[order],
         np.concatenate((places.score, np.zeros(added)))[order],
         np.concatenate((places.basis, np.full(added, POPULAR)))[order],
@@ -404,15 +443,17 @@ def _loudest(mine: Histories, nearest: sp.csr_array, customer: Ints, product: In
 
 def _fill(mine: Histories, left_out: Bools, customer: Ints, product: Ints, popular: Ints, length: int) -> tuple[Ints, Ints]:
     """The customers and products that complete lists which are too short, most popular first."""
+    missing = length - np.bincount(customer, minlength=mine.shape[0])
+    short, depth = np.flatnonzero(missing > 0), 4 * length
+    fillers, fillings = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    if not len(short):
+        return fillers[0], fillings[0]
     place = np.full(mine.shape[1], -1)
     place[popular] = np.arange(len(popular))
     rows = np.concatenate((mine.owner[left_out], customer))
     columns = place[np.concatenate((mine.products[left_out], product))]
-    there = columns >= 0
+    there = (columns >= 0) & (missing > 0)[rows]
     taken = sp.csr_array((np.ones(there.sum(), np.int8), (rows[there], columns[there])), shape=(mine.shape[0], len(popular)))
-    missing = length - np.bincount(customer, minlength=mine.shape[0])
-    short, depth = np.flatnonzero(missing > 0), 4 * length
-    fillers, fillings = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     while len(short):
         free = taken[short][:, :depth].toarray() == 0
         count = np.cumsum(free, axis=1)

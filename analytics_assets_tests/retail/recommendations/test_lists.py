@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics_assets.retail.recommendations import lists as module
-from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Histories, Lists, make_lists
+from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Histories, Lists, Scorer, make_lists
 from analytics_assets.retail.recommendations.similarity import Model
 
 KINDS = ("buy_again", "discover")
@@ -18,8 +18,8 @@ def together(parts: list[Lists]) -> Lists:
     return Lists(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def made(kind, *arguments, **others) -> Lists:
-    return together([part[kind] for part in make_lists([kind], *arguments, **others)])
+def made(kind, histories, model, offered, *arguments, **others) -> Lists:
+    return together([part[kind] for part in make_lists([kind], histories, Scorer.of(model, offered), *arguments, **others)])
 
 
 def random_case(seed: int, customers: int = 25, products: int = 14, coarse: bool = False):
@@ -82,6 +82,19 @@ def test_lists_equal_those_scored_one_by_one(seed: int, kind, coarse: bool, leng
     assert found.score == pytest.approx([row[3] for row in expected], abs=2e-6)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["buy_again", "discover"]), st.booleans())
+def test_lists_of_a_model_whose_similarity_only_adds_equal_those_scored_one_by_one(seed: int, kind, coarse: bool):
+    """What is below the prior of enough products is left out before it is put in order."""
+    histories, model, offered, popular = random_case(seed, products=90, coarse=coarse)
+    model = Model(abs(model.similarity), np.where(np.arange(90) % 3, model.prior + 0.1, 0.0))
+    assert Scorer.of(model, np.ones(90, bool)).least(40) >= 0.1 - 1e-9
+    found = made(kind, histories, model, offered, popular, 6, 2, share=2.0)
+    expected = list(oracle(kind, histories, model, offered, popular, 6, 2, 2.0))
+    assert list(zip(found.customer.tolist(), found.product.tolist(), strict=True)) == [(row[0], row[2]) for row in expected]
+    assert found.score == pytest.approx([row[3] for row in expected], abs=2e-6)
+
+
 def test_own_purchases_say_how_often_and_when():
     histories = Histories.of(
         (1, 3), np.zeros(2, int), np.array([2, 0]), np.array([1.5, 0.4]), np.array([4, 1]), np.array([9, 30]), np.zeros(2, bool)
@@ -97,7 +110,7 @@ def test_own_purchases_say_how_often_and_when():
 @settings(max_examples=30, deadline=None)
 def test_both_lists_of_one_pass_are_those_of_two(seed: int, coarse: bool):
     histories, model, offered, popular = random_case(seed, coarse=coarse)
-    both = list(make_lists(KINDS, histories, model, offered, popular, 4, 2))
+    both = list(make_lists(KINDS, histories, Scorer.of(model, offered), popular, 4, 2))
     for kind in KINDS:
         found, alone = together([part[kind] for part in both]), made(kind, histories, model, offered, popular, 4, 2)
         for name in ("customer", "rank", "product", "score", "basis", "source", "purchases", "last_day"):
@@ -110,7 +123,7 @@ def test_pieces_and_threads_change_nothing(kind, monkeypatch: pytest.MonkeyPatch
     whole = made(kind, histories, model, offered, popular, 6, threads=1)
     monkeypatch.setattr(module, "CUSTOMERS_AT_ONCE", 7)
     monkeypatch.setattr(module, "ENTRIES_AT_ONCE", 12)
-    parts = [part[kind] for part in make_lists([kind], histories, model, offered, popular, 6, threads=2)]
+    parts = [part[kind] for part in make_lists([kind], histories, Scorer.of(model, offered), popular, 6, threads=2)]
     assert len(parts) > 42
     for name in ("customer", "rank", "product", "score", "basis", "source"):
         assert np.array_equal(getattr(together(parts), name), getattr(whole, name)), name
@@ -150,7 +163,7 @@ def test_a_customer_who_bought_all_popular_products_still_gets_a_full_list_to_di
 def test_making_lists_leaves_the_histories_as_they_were():
     histories, model, offered, popular = random_case(5)
     before = [np.copy(a) for a in (histories.starts, histories.products, histories.weight)]
-    list(make_lists(KINDS, histories, model, offered, popular, 5))
+    list(make_lists(KINDS, histories, Scorer.of(model, offered), popular, 5))
     assert all(
         np.array_equal(a, b) for a, b in zip(before, (histories.starts, histories.products, histories.weight), strict=True)
     )
