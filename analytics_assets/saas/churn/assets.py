@@ -129,6 +129,14 @@ def churn_assets(
             training_sets,
             needs=_INPUTS,
             audits=[_POINT_IN_TIME],
+            warnings=[
+                Audit(
+                    "labels_have_two_classes",
+                    "Each label is true of some subjects and false of others. A set of one class is not written, and the last one stays: "
+                    "look at `events` and `horizon_days` under `[[training_sets]]`.",
+                    "FROM one_class",
+                ),
+            ],
             settings=(*_SETTINGS, "training_sets"),
             group="saas",
             fill="newest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -61,22 +62,47 @@ def training_sets(work: Work) -> Mapping[str, pa.Table]:
     A label says whether one of the named events happened (or, `absent`, did not) within the horizon after the cut-off. Subjects,
     features, cut-offs and the leak check are those of `churn_training_set`. Each is written to `training_sets/NAME/DATE/` in the home:
     `training_set.parquet`, and `manifest.json` as its data card: what the columns mean, rows, share of positives, SHA-256.
+    A set whose labels are all the same can teach nothing: it is not written, what was written last stays, and a check says why.
 
     Read it as input for models of your own: whatever you fit on it has seen nothing that was not known at the cut-off.
     """
     histories = Histories(work)
     found, leaks = [], [NO_LEAKS]
+    one_class = [pl.DataFrame(schema={"as_of_date": pl.Date, "name": pl.String, "why": pl.String})]
     for named in work.settings.training_sets:
         for day in work.days:
             label = Label("account" if named.subjects == "accounts" else "customer", named.horizon_days, named)
             rows = histories.training_rows(label, day)
             leaking = histories.leaks(label, day)
             leaks.append(leaking)
-            # What leaks is not written: the audit refuses it, and what was written last stays.
-            if leaking.is_empty():
+            positives = int(rows["churned"].sum())
+            work.metadata[f"label {named.name}"] = (
+                f"{rows.height:,} rows, {positives / rows.height:.1%} positive"
+                if rows.height
+                else "not enough history: no cut-off has subjects and an end yet"
+            )
+            if rows.height and positives in (0, rows.height):
+                why = _why_one_class(work, named, rows.height, positives)
+                one_class.append(pl.DataFrame({"as_of_date": day, "name": named.name, "why": why}))
+            # What leaks is not written either: the audit refuses it.
+            elif leaking.is_empty():
                 found.append(_write_training_set(work, named, label.kind, day, rows.drop("kind")))
     work.connection.register("leaks", pl.concat(leaks).to_arrow())
+    work.connection.register("one_class", pl.concat(one_class).to_arrow())
     return {TRAINING_SETS.name: pa.Table.from_pylist(found, schema=TRAINING_SETS.arrow_schema())}
+
+
+def _why_one_class(work: Work, named: TrainingSet, rows: int, positives: int) -> str:
+    """Why all labels are the same, with the nearest names of events that there are for those that there are not."""
+    told = work.connection.sql("SELECT DISTINCT name FROM events").pl()["name"].to_list()
+    unknown = []
+    for name in named.events:
+        if name not in told:
+            near = difflib.get_close_matches(name, told, n=1)
+            unknown.append(f"no event is called {name!r}" + (f": is it {near[0]!r}?" if near else ""))
+    did = "nobody" if (positives == 0) != named.absent else "everybody"
+    happened = f"{did} did {' or '.join(map(repr, named.events))} within {named.horizon_days} days, in all {rows:,} rows"
+    return "; ".join([happened, *unknown])
 
 
 def _write_training_set(work: Work, named: TrainingSet, kind: Kind, day: date, rows: pl.DataFrame) -> dict[str, Any]:

@@ -301,6 +301,25 @@ def test_a_named_training_set_is_written_with_its_card(company: Company):
     assert again == rows
 
 
+def test_a_named_training_set_of_one_class_is_told_and_the_last_one_stays(company: Company, instance: dg.DagsterInstance):
+    named = '[[training_sets]]\nname = "reviews"\nsubjects = "customers"\nevents = ["EVENT"]\nhorizon_days = 30\n'
+    for number in range(40):
+        company.did(f"customer {number}", "reviewed", date(2025, 5, 10))
+    day = shop(company)
+    written = company.platform.home.root / "training_sets" / "reviews"
+    company.settings = named.replace("EVENT", "reviewed")
+    assert company.compute(training_sets, day)[TRAINING_SETS.name].num_rows == 1
+    good = sorted(path.read_bytes() for path in written.rglob("*.parquet"))
+
+    company.settings = named.replace("EVENT", "reveiwed")
+    result = company.materialize("training_sets", day, instance)
+    (check,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "labels_have_two_classes"]
+    assert result.success and not check.passed and check.severity == dg.AssetCheckSeverity.WARN
+    assert "nobody did 'reveiwed' within 30 days" in check.metadata["found"].value[0]
+    assert "no event is called 'reveiwed': is it 'reviewed'?" in check.metadata["found"].value[0]
+    assert sorted(path.read_bytes() for path in written.rglob("*.parquet")) == good
+
+
 def test_a_named_training_set_that_leaks_is_not_written(company: Company, monkeypatch, tmp_path: Path):
     company.settings = '[[training_sets]]\nname = "reviews"\nsubjects = "customers"\nevents = ["reviewed"]\nhorizon_days = 30\n'
     day = shop(company)
