@@ -530,8 +530,11 @@ def parse_settings(text: str, source: str) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        mistakes = [_explain(mistake, text, source) for mistake in error.errors()]
-        raise SettingsError("\n".join(mistakes)) from None
+        found = error.errors()
+        # A list is not too short as well when it is an entry of it that is wrong.
+        places = {mistake["loc"][:-1] for mistake in found}
+        mistakes = [one for one in found if one["type"] != "too_short" or one["loc"] not in places]
+        raise SettingsError("\n".join(_explain(one, text, source) for one in mistakes)) from None
 
 
 def _explain(mistake: Any, text: str, source: str) -> str:
@@ -546,17 +549,40 @@ def _explain(mistake: Any, text: str, source: str) -> str:
         return f"{where}: there is no setting {name!r}.{hint} Allowed here: {', '.join(allowed)}."
     if mistake["type"] == "missing" and isinstance(mistake["loc"][-1], str):
         return f"{where}: {name!r} is missing, for example {_EXAMPLES.get(name, name + ' = …')}"
-    field, _ = _declared_at(location)
+    field, table = _declared_at(location)
     if field and field.description:
         message = f"should be {field.description}"
-    elif mistake["type"] == "tuple_type":
-        message = 'should be a list, such as ["one", "another"]'
+    elif mistake["type"] in ("tuple_type", "model_type") and field and str(field.annotation).endswith(f"{table.__name__}, ...]"):
+        message = f"should be tables, each under [[{name}]]"
     else:
-        message = mistake["msg"].removeprefix("Value error, ")
+        message = _SHOULD_BE.get(mistake["type"], mistake["msg"].removeprefix("Value error, ")).format(
+            name=name, key=location[-1], **mistake.get("ctx", {})
+        )
     found = "" if isinstance(mistake["input"], dict) else f" (found {mistake['input']!r})"
     return f"{where}: {name}: {message}{found}."
 
 
+_SHOULD_BE = {
+    "tuple_type": 'should be a list, such as ["one", "another"]',
+    "too_short": 'is empty: should name one at least, such as {key} = ["one"]',
+    "string_too_short": "should not hold an empty text",
+    "string_type": "should be a text in quotes",
+    "literal_error": "should be {expected}",
+    "greater_than_equal": "should be {ge:g} or more",
+    "greater_than": "should be more than {gt:g}",
+    "less_than_equal": "should be {le:g} or less",
+    "less_than": "should be less than {lt:g}",
+    "model_type": "should be a table: its settings stand below a line [{name}]",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    **dict.fromkeys(("time_parsing", "time_type"), 'should be a time in quotes, such as "06:00"'),
+    **dict.fromkeys(
+        ("date_parsing", "date_type", "date_from_datetime_parsing", "date_from_datetime_inexact"),
+        "should be a day, such as 2026-03-31",
+    ),
+}
+"""What a mistake of a type asks for; `{name}` is the setting, `{key}` its name within its table."""
 _EXAMPLES = {
     "business": '[business] with time_zone = "Europe/London" and currency = "GBP"',
     "business.time_zone": 'time_zone = "Europe/London"',

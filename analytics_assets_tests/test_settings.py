@@ -196,11 +196,26 @@ def test_a_cohort_by_the_property_whose_name_the_built_in_one_has_is_refused() -
             '[[segments.rules]]\nname = "All"\nr = [4]\n',
             "rules.r: should be lowest and highest score, such as [4, 5] (found [4])",
         ),
+        (
+            '[[training_sets]]\nname = "a"\nsubjects = "accounts"\nevents = []\nhorizon_days = 30\n',
+            'events: is empty: should name one at least, such as events = ["one"] (found [])',
+        ),
+        ("[churn]\naccount_horizon_days = 3\n", "account_horizon_days: should be 7 or more (found 3)"),
+        ("[churn]\naccount_horizon_days = 9.5\n", "account_horizon_days: should be a whole number (found 9.5)"),
+        ("[health]\nhealthy = 120\n", "healthy: should be less than 100 (found 120)"),
+        ('[accounts]\nare = "groups"\n', "are: should be 'named' or 'people' (found 'groups')"),
+        ("[health]\nweights = 3\n", "weights: should be a table: its settings stand below a line [health.weights] (found 3)"),
+        ('[training_sets]\nname = "a"\n', "training_sets: should be tables, each under [[training_sets]]"),
         ('[activation]\ncampaign = "Big Sale"\n', "campaign: should be lower-case letters, digits, - and _ (found 'Big Sale')"),
     ],
 )
 def test_what_a_setting_should_look_like_is_said_in_words(text: str, says: str) -> None:
     assert says in mistake(GOOD + text)
+
+
+def test_a_wrong_entry_does_not_make_its_list_too_short() -> None:
+    found = mistake(GOOD + '[[alerts.routes]]\nurls = "URLS"\nseverities = ["warn"]\n')
+    assert found == "shop.toml:6: alerts.routes.severities: should be 'warning' or 'error' (found 'warn')."
 
 
 def test_two_training_sets_of_one_name_are_refused() -> None:
