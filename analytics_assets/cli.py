@@ -251,8 +251,12 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
         column.justify = "right"
     with duckdb.connect(str(home.database), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        empty = []
         for table in platform.published_tables:
             rows = connection.sql(f'SELECT count(*) FROM "{table.name}"').fetchall()[0][0]
+            if not rows:
+                empty.append(table.name)
+                continue
             ran = table.name in partitions
             grid.add_row(
                 table.name,
@@ -265,6 +269,8 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
             WHERE as_of_date = (SELECT max(as_of_date) FROM customer_ltv) ORDER BY lifetime_value DESC, customer_id LIMIT 10"""
         ).fetchall()
     console.print(grid)
+    if empty:
+        console.print(f"Empty: {', '.join(empty)}.", highlight=False)
     if best:
         top = Grid(
             "customer",
