@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -33,32 +34,30 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not shutil.which("redis-server"):
         pytest.skip("there is no redis-server on this machine (Debian: apt-get install redis-server)")
     port = free_port()
-    command = [
-        "redis-server",
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--requirepass",
-        PASSWORD,
-    ]
-    process = subprocess.Popen([*command, "--dir", str(tmp_path_factory.mktemp("redis"))], stdout=subprocess.DEVNULL)
-    address = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+    process = started(port, tmp_path_factory.mktemp("redis"))
     try:
-        for _ in range(100):
-            try:
-                redis.Redis.from_url(address).ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.05)
-        yield address
+        yield address_of(port)
     finally:
         process.terminate()
         process.wait()
+
+
+def address_of(port: int) -> str:
+    return f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+
+
+def started(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """A server that keeps nothing on disk, once it answers."""
+    options = {"port": port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "requirepass": PASSWORD, "dir": folder}
+    command = ["redis-server", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    for _ in range(100):
+        try:
+            redis.Redis.from_url(address_of(port)).ping()
+            break
+        except redis.ConnectionError:
+            time.sleep(0.05)
+    return process
 
 
 @pytest.fixture
@@ -124,6 +123,50 @@ def test_a_writer_that_dies_halfway_leaves_the_pointer_and_its_keys_expire(url: 
     assert server.get(POINTER) == "2026-03-03-aa"
     left = list(server.scan_iter("analytics:onsite:2026-03-04-bb:*"))
     assert len(left) == 500 and all(0 < server.ttl(key) <= 3600 for key in left)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_server_that_is_killed_while_it_is_written_never_shows_half_a_generation(tmp_path, url: str, comes_back: bool) -> None:
+    port = free_port()
+    processes = [started(port, tmp_path)]
+
+    def killing() -> Iterator[tuple[str, str]]:
+        for number, pair in enumerate(pairs("new", 1800)):
+            if number == 700:
+                processes[-1].kill()
+                processes[-1].wait()
+                if comes_back:
+                    processes.append(started(port, tmp_path))
+            yield pair
+
+    try:
+        publish_to_redis(address_of(port), "2026-03-03-aa", pairs("good", 10), 1)
+        says = "lost keys of generation 2026-03-04-bb while" if comes_back else "did not take generation 2026-03-04-bb"
+        with pytest.raises(RedisUnavailable, match=says):
+            publish_to_redis(address_of(port), "2026-03-04-bb", killing(), 1)
+        if not comes_back:
+            processes.append(started(port, tmp_path))
+        server = redis.Redis.from_url(address_of(port), decode_responses=True)
+        assert server.get(POINTER) is None, "what it showed went with its memory"
+        assert publish_to_redis(address_of(port), "2026-03-04-bb", pairs("new", 1800), 1)
+        assert server.get(POINTER) == "2026-03-04-bb" and server.dbsize() == 1801
+    finally:
+        processes[-1].kill()
+        processes[-1].wait()
+
+
+def test_keys_that_were_lost_while_others_were_written_leave_the_pointer(url: str, server: redis.Redis) -> None:
+    publish_to_redis(url, "2026-03-03-aa", pairs("good", 10), 1)
+
+    def losing() -> Iterator[tuple[str, str]]:
+        yield from pairs("new", 600)
+        server.flushall()
+        publish_to_redis(url, "2026-03-03-aa", pairs("good", 10), 1)
+        yield from pairs("new", 600)
+
+    with pytest.raises(RedisUnavailable, match="lost keys of generation 2026-03-04-bb"):
+        publish_to_redis(url, "2026-03-04-bb", losing(), 1)
+    assert server.get(POINTER) == "2026-03-03-aa"
 
 
 def test_a_server_without_room_is_a_passing_fault_and_keeps_the_pointer(url: str, server: redis.Redis) -> None:
