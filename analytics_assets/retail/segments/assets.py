@@ -39,7 +39,7 @@ CUSTOMER_SEGMENTS = Table(
         ),
         Column("frequency", "BIGINT", "Orders so far.", "orders"),
         Column("monetary", "DECIMAL(18,2)", "Orders so far less refunds.", "currency"),
-        Column("r", "BIGINT", "Recency score: 5 is the most recent fifth.", "1 to 5"),
+        Column("r", "BIGINT", "Recency score: 5 is the most recent fifth, and all who ordered on its days.", "1 to 5"),
         Column("f", "BIGINT", "Frequency score: 5 is the most frequent fifth.", "1 to 5"),
         Column("m", "BIGINT", "Monetary score: 5 is the fifth that brought most.", "1 to 5"),
         Column("segment", "VARCHAR", "The first rule under `[segments] rules` that holds the scores."),

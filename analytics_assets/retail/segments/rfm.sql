@@ -1,6 +1,8 @@
 -- One row per customer, currency and day, for the day and the $days_back days before it: recency, frequency and monetary value
--- at the day's end, their scores, and the segment. Score = 1 + floor(5 * (rank - 1) / n) over the n customers with an order;
--- rank - 1 is the number of customers below, so that equal values have an equal score. Who only ever sent back has 1, 1, 1.
+-- at the day's end, their scores, and the segment. Frequency and money: 1 + floor(5 * below / n) over the n customers with an order,
+-- so that equal values have an equal score, and one order, however many have no more, is 1. Recency: 5 - floor(5 * later / n), so that who
+-- ordered on the newest day is 5, however many did: on a shop's first day, or the day on which all subscribers are billed, nobody is lost.
+-- Who only ever sent back has 1, 1, 1.
 -- Counting by value and joining back takes a third of the time of three RANK windows (0.9 s instead of 2.7 s for 1 M customers).
 WITH days AS (
     SELECT CAST($as_of AS DATE) + n AS reference_day
@@ -30,7 +32,7 @@ recency AS (
         reference_day,
         currency,
         last_order_date,
-        SUM(COUNT(*)) OVER (PARTITION BY reference_day, currency ORDER BY last_order_date) - COUNT(*) AS below
+        SUM(COUNT(*)) OVER (PARTITION BY reference_day, currency ORDER BY last_order_date DESC) - COUNT(*) AS later
     FROM balances
     WHERE frequency > 0
     GROUP BY reference_day, currency, last_order_date
@@ -63,7 +65,7 @@ scored AS (
         b.last_order_date,
         b.frequency,
         b.monetary,
-        CASE WHEN b.frequency > 0 THEN CAST(FLOOR(5 * r.below / n.n) AS BIGINT) + 1 ELSE 1 END AS r,
+        CASE WHEN b.frequency > 0 THEN 5 - CAST(FLOOR(5 * r.later / n.n) AS BIGINT) ELSE 1 END AS r,
         CASE WHEN b.frequency > 0 THEN CAST(FLOOR(5 * f.below / n.n) AS BIGINT) + 1 ELSE 1 END AS f,
         CASE WHEN b.frequency > 0 THEN CAST(FLOOR(5 * m.below / n.n) AS BIGINT) + 1 ELSE 1 END AS m
     FROM balances AS b

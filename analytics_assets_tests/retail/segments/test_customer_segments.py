@@ -76,11 +76,22 @@ def test_ten_customers_get_the_scores_of_their_rank_and_ties_share_one(shop) -> 
     for who, amounts in (("h", ["1", "2"]), ("i", ["30", "30"]), ("j", ["50"] * 5)):
         for amount in amounts:
             shop.bought(f"{who}@x.test", "2026-01-10", amount)
-    # Recency ranks: 1 2 3 4 4 4 7 8 8 8. Money: h 3, a 10, b 11, ..., g 16, i 60, j 250.
+    # Ordered later than a, b, ...: 9 8 7 4 4 4 3 0 0 0. Money: h 3, a 10, b 11, ..., g 16, i 60, j 250.
     assert scores(shop.segments("2026-01-10")["customer_segments"]) == {
-        "a": (1, 1, 1), "b": (1, 1, 2), "c": (2, 1, 2), "d": (2, 1, 3), "e": (2, 1, 3),
-        "f": (2, 1, 4), "g": (4, 1, 4), "h": (4, 4, 1), "i": (4, 4, 5), "j": (4, 5, 5),
+        "a": (1, 1, 1), "b": (1, 1, 2), "c": (2, 1, 2), "d": (3, 1, 3), "e": (3, 1, 3),
+        "f": (3, 1, 4), "g": (4, 1, 4), "h": (5, 4, 1), "i": (5, 4, 5), "j": (5, 5, 5),
     }  # fmt: skip
+
+
+def test_who_ordered_on_the_newest_day_is_recent_however_many_did(shop) -> None:
+    """A shop's first day, and the day on which most are billed: a score of those below would call all of them lost."""
+    for number in range(8):
+        shop.bought(f"{number}@x.test", "2026-01-01", 10)
+    assert set(shop.segments("2026-01-01")["customer_segments"]["segment"]) == {"New customers"}
+    for number in range(6):
+        shop.bought(f"{number}@x.test", "2026-02-01", 10)
+    rows = shop.segments("2026-02-01")["customer_segments"].sort("customer_id")
+    assert rows["r"].to_list() == [5] * 6 + [2] * 2
 
 
 def test_recency_counts_from_the_last_order_and_money_is_net_of_refunds(shop) -> None:
@@ -180,9 +191,11 @@ def brute_force(shop, day: date, who_is: dict[str, str]) -> dict[tuple[str, str]
             figures["last"] = max(figures["last"] or order["order_date"], order["order_date"])
     for (_, currency), figures in known.items():
         others = [other for (_, c), other in known.items() if c == currency and other["frequency"]]
-        for score, name in (("r", "last"), ("f", "frequency"), ("m", "monetary")):
-            below = sum(other[name] < figures[name] for other in others) if figures["frequency"] else 0
-            figures[score] = 1 + 5 * below // max(len(others), 1)
+        figures |= {"r": 1, "f": 1, "m": 1}
+        if figures["frequency"]:
+            figures["r"] = 5 - 5 * sum(other["last"] > figures["last"] for other in others) // len(others)
+            for score, name in (("f", "frequency"), ("m", "monetary")):
+                figures[score] = 1 + 5 * sum(other[name] < figures[name] for other in others) // len(others)
         figures["segment"] = next(
             rule.name
             for rule in Segments().rules
