@@ -234,7 +234,8 @@ def customer_ltv(work: Work) -> Mapping[str, pa.Table]:
 
     How often a customer will buy comes from MBG/NBD (Batislam, Denizel and Filiztekin 2007), how much from Gamma-Gamma
     (Fader and Hardie 2013). Boosted trees redistribute that forecast where a kind of customer was misjudged before. Several
-    orders on one day count as one purchase. Refunds are taken off the spend.
+    orders on one day count as one purchase. Refunds are taken off the spend. Each currency has its own models: a shop that changes its
+    currency begins anew in the new one, and what is expected in the old one falls only as its silence lengthens.
 
     The models are refitted as of the first day of each month, and tested first: they forecast from earlier days, with what was
     known then, and are held against what came true (`ltv_backtests`). Of the probabilistic forecast, the trees and the mean of

@@ -165,6 +165,14 @@ def plot_said_and_came_true(work: Work, rows: pa.Table) -> bytes:
     return vlc.vegalite_to_png(chart.to_json(), scale=1.5)
 
 
+TOTALS_CAME_TRUE = Audit(
+    "totals_came_true",
+    "What was said 30, 60 and 90 days ago was within a quarter of what came true; where nothing came in, nothing was expected.",
+    """SELECT as_of_date, currency, days_ago, bias, expected_revenue, actual_revenue FROM rows
+    WHERE coalesce(abs(bias) > 0.25, expected_revenue > 0)""",
+)
+
+
 def ltv_hindsight_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
     """The daily asset `ltv_hindsight`."""
     return table_asset(
@@ -180,13 +188,7 @@ def ltv_hindsight_asset(platform: Platform, condition: dg.AutomationCondition) -
                 WHERE coverage NOT BETWEEN 0 AND 1 OR stated_coverage NOT BETWEEN 0 AND 1 OR best_tenth_expected NOT BETWEEN 0 AND 1 OR expected_revenue < 0""",
             )
         ],
-        warnings=[
-            Audit(
-                "totals_came_true",
-                "What was said 30, 60 and 90 days ago was within a quarter of what came true.",
-                "SELECT as_of_date, currency, days_ago, bias FROM rows WHERE abs(bias) > 0.25",
-            )
-        ],
+        warnings=[TOTALS_CAME_TRUE],
         settings=("ltv", "identity"),
         group="retail",
         plot=plot_said_and_came_true,

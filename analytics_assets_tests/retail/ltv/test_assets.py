@@ -19,7 +19,7 @@ from analytics_assets.retail.customers.assets import CUSTOMERS, customers
 from analytics_assets.retail.ltv import hindsight, refits
 from analytics_assets.retail.ltv.assets import SERVED_BY_A_TESTED_MODEL, customer_ltv, plot_ranking
 from analytics_assets.retail.ltv.backtest import came_true, known_at, scored
-from analytics_assets.retail.ltv.hindsight import ltv_hindsight, plot_said_and_came_true
+from analytics_assets.retail.ltv.hindsight import TOTALS_CAME_TRUE, ltv_hindsight, plot_said_and_came_true
 from analytics_assets.retail.ltv.refits import Refits, read_purchases
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import parse_settings
@@ -218,6 +218,16 @@ def test_hindsight_is_what_the_earlier_day_would_have_said_beside_what_came_true
     assert row["bias"] == pytest.approx(float(row["expected_revenue"] / row["actual_revenue"]) - 1, abs=1e-5)
     assert row["model"] == f"{served.candidate}, refit of {served.anchor}"
     assert served.anchor <= then
+
+
+@pytest.mark.parametrize(
+    ("bias", "expected", "warns"), [(0.26, 126, True), (-0.26, 74, True), (0.25, 125, False), (None, 100, True), (None, 0, False)]
+)
+def test_totals_that_did_not_come_true_are_told_nothing_at_all_included(made, bias: float | None, expected: int, warns: bool):
+    row = made["ltv_hindsight"].head(1).with_columns(bias=pl.lit(bias, pl.Float64), expected_revenue=pl.lit(Decimal(expected)))
+    with engine() as connection:
+        connection.register("rows", row.to_arrow())
+        assert bool(connection.sql(TOTALS_CAME_TRUE.violations).fetchall()) == warns
 
 
 def test_a_day_too_early_to_look_back_from_has_no_row_and_still_a_plot(shop):
