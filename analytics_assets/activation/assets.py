@@ -412,8 +412,25 @@ def _make_day(
 
 
 def activation_checks(platform: Platform) -> list[dg.AssetChecksDefinition]:
-    """One check a way out: what is out is of the day that is due. Run them at any time; they also renew the age in `status.json`."""
-    return [_is_current(platform, outlet) for outlet in (EMAIL, ONSITE)]
+    """What is out is of the day that is due, and the e-mail reaches somebody. Run them at any time; they also renew the age in `status.json`."""
+    return [*(_is_current(platform, outlet) for outlet in (EMAIL, ONSITE)), _reaches_somebody(platform)]
+
+
+def _reaches_somebody(platform: Platform) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=EMAIL.name,
+        name="reaches_somebody",
+        description="The newest list has a recipient. If not: how many customers were left out, and why. Where nobody has consented, "
+        "`[customers] consent` may not name the property that your shop asks for it with.",
+    )
+    def reaches_somebody() -> dg.AssetCheckResult:
+        newest = email_channel(platform.home).newest()
+        said = {"recipients": newest.manifest["recipients"], **newest.manifest["left_out"]} if newest else {}
+        # Those on the holdout would have got it: what is empty for a test is not empty for want of people.
+        passed = not newest or said["recipients"] + said["holdout"] > 0
+        return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=said)
+
+    return reaches_somebody
 
 
 def _is_current(platform: Platform, outlet: Outlet) -> dg.AssetChecksDefinition:

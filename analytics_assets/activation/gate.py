@@ -68,7 +68,9 @@ def silent(newest_event: datetime | None, day_ends: datetime, zone: ZoneInfo) ->
     """
     if newest_event is None or newest_event >= day_ends - QUIET:
         return []
-    return [f"events are stale: the newest is of before {newest_event.astimezone(zone):%Y-%m-%d %H:%M}. Is the export complete?"]
+    return [
+        f"events are stale: the newest is of before {newest_event.astimezone(zone):%Y-%m-%d %H:%M}; the export may be incomplete"
+    ]
 
 
 def _not_fresh(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, day: date) -> Iterable[str]:

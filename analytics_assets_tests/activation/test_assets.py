@@ -12,8 +12,10 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pyarrow as pa
+import pytest
 
 from analytics_assets.activation.generations import Channel
+from analytics_assets.activation.sends import mark_sent
 from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS
 
 DAY, NEXT = date(2026, 3, 3), date(2026, 3, 4)
@@ -154,6 +156,24 @@ def test_a_company_in_which_nobody_ever_ordered_sends_nothing_and_is_not_red(sho
     definitions = dg.Definitions(assets=list(shop.assets().values()), asset_checks=checks(shop))
     assert outcome(definitions, shop) == {"email_campaign": True, "onsite_recommendations": True}
     assert not shop.folder("email").parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "passes"),
+    [("ann@x.test\nbob@x.test\ndan\n", False), ("ann@x.test\nbob@x.test\n", True)],
+    ids=["everybody", "all but one"],
+)
+def test_a_list_that_reaches_nobody_goes_out_and_is_told(evening, tmp_path, lines: str, passes: bool) -> None:
+    """It must go out: whoever got the last one and is suppressed now stands in `removed`."""
+    assert evening.run("email_campaign", day=date(2026, 3, 2)).success
+    mark_sent(evening.platform, date(2026, 3, 2))
+    (tmp_path / "suppressed.txt").write_text(lines)
+    evening.settings_text += f'suppression_file = "{tmp_path / "suppressed.txt"}"\n'
+    result = evening.run("email_campaign", day=DAY)
+    assert result.success and evening.list_of(name="removed").height == len(lines.split())
+    (told,) = [found for found in result.get_asset_check_evaluations() if found.check_name == "reaches_somebody"]
+    assert told.passed == passes and not told.blocking
+    assert {name: value.value for name, value in told.metadata.items()}["suppressed"] == len(lines.split())
 
 
 def checks(shop):
