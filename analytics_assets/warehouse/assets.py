@@ -260,10 +260,10 @@ def _declared_violations(table: Table, rows: str, window: Window, in_order: bool
     keys unique in little memory.
     """
     counts = {
-        **{f"NULL in {c.name}": f'"{c.name}" IS NULL' for c in table.columns if not c.nullable},
-        "outside the partition": f"NOT ({in_window(table, window)})",
+        **{f"NULL in {c.name}": f'count(*) - count("{c.name}")' for c in table.columns if not c.nullable},
+        "outside the partition": f"count(*) FILTER (NOT ({in_window(table, window)}))",
     }
-    counted = ", ".join(f"count(*) FILTER ({condition}) AS c{number}" for number, condition in enumerate(counts.values()))
+    counted = ", ".join(f"{count} AS c{number}" for number, count in enumerate(counts.values()))
     found = ", ".join(f"('{table.name}: {what}', c{number})" for number, what in enumerate(counts))
     key = ", ".join(f'"{name}"' for name in table.key)
     repeated = f"SELECT concat_ws(', ', {key}) AS which, count(*) AS times FROM {rows} GROUP BY {key} HAVING times > 1"
@@ -271,12 +271,19 @@ def _declared_violations(table: Table, rows: str, window: Window, in_order: bool
     if in_order:
         problem = "not unique, or out of order"
         partition = table.partition_expression
-        neighbours = f"""SELECT {key}, ({key}) AS here, lag(({key})) OVER () AS before, {partition} AS its_partition,
-            lag({partition}) OVER () AS partition_before FROM {rows}"""
-        repeated = f"""SELECT concat_ws(', ', {key}) AS which, 2 AS times FROM ({neighbours})
-            WHERE its_partition = partition_before AND NOT here > before
-            UNION ALL SELECT CAST(its_partition AS VARCHAR), count(*) AS times FROM ({neighbours})
-            WHERE its_partition IS DISTINCT FROM partition_before GROUP BY its_partition HAVING times > 1"""
+        before = ", ".join(f'lag("{name}") OVER () AS before{number}' for number, name in enumerate(table.key))
+        # Column by column: comparing the key as one value took a third longer.
+        ascends = "false"
+        for number, name in reversed(list(enumerate(table.key))):
+            ascends = f'("{name}" > before{number} OR "{name}" = before{number} AND {ascends})'
+        repeated = f"""SELECT coalesce(CAST(opened AS VARCHAR), first_key) AS which, times FROM (
+            SELECT opened, min(concat_ws(', ', {key})) AS first_key, count(*) AS times
+            FROM (
+                SELECT {key}, CASE WHEN its_partition IS DISTINCT FROM partition_before THEN its_partition END AS opened, {ascends} AS ascends
+                FROM (SELECT {key}, {before}, {partition} AS its_partition, lag({partition}) OVER () AS partition_before FROM {rows})
+            ) WHERE opened IS NOT NULL OR ascends IS NOT TRUE
+            GROUP BY opened
+        ) WHERE opened IS NULL OR times > 1"""
     return f"""SELECT violation, times FROM (SELECT unnest([{found}], recursive := true) FROM (SELECT {counted} FROM {rows}))
         AS t(violation, times) WHERE times > 0
         UNION ALL SELECT '{table.name}: key {problem}: ' || which, times FROM ({repeated})"""
