@@ -28,6 +28,8 @@ from analytics_assets.saas.churn.models import (
     deciles,
     fit,
     fit_sigmoid,
+    population_stability,
+    shares_in,
 )
 
 FOLDS = 3
@@ -236,7 +238,9 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
         )
     candidate = winner(tests)
     sigmoid, tests = calibrated(tests, candidate)
-    model = _model(fit(inputs, churned, signs_of(drivers)), candidate, sigmoid, inputs, churned, drivers, digest_of(rows, inputs))
+    model = _model(
+        fit(inputs, churned, signs_of(drivers)), candidate, sigmoid, inputs, churned, of_cut_off, drivers, digest_of(rows, inputs)
+    )
     found = Refit(
         kind, anchor, model, rows.height, len(cut_offs), max(cut_offs) + timedelta(days=horizon_days), tuple(tests), False, ""
     )
@@ -305,13 +309,24 @@ def calibrated(tests: Sequence[Test], candidate: str) -> tuple[Sigmoid, list[Tes
 
 
 def _model(
-    pair: Pair, candidate: str, sigmoid: Sigmoid, inputs: Floats, churned: Floats, drivers: tuple[Driver, ...], digest: str
+    pair: Pair,
+    candidate: str,
+    sigmoid: Sigmoid,
+    inputs: Floats,
+    churned: Floats,
+    of_cut_off: np.ndarray,
+    drivers: tuple[Driver, ...],
+    digest: str,
 ) -> Model:
-    scores = sigmoid(pair.predict(candidate, inputs))
-    bins = [deciles(values) for values in (*inputs.T, np.round(scores, 6))]
+    columns = (*inputs.T, np.round(sigmoid(pair.predict(candidate, inputs)), 6))
+    bins = [deciles(values) for values in columns]
+    unrest = [
+        max(population_stability(shares, shares_in(edges, values[of_cut_off == cut_off])) for cut_off in np.unique(of_cut_off))
+        for values, (edges, shares) in zip(columns, bins, strict=True)
+    ]
     return Model(
         candidate, pair, sigmoid, tuple(input_names(drivers)), float(np.mean(churned)), digest,
-        tuple(edges for edges, _ in bins), tuple(shares for _, shares in bins),
+        tuple(edges for edges, _ in bins), tuple(shares for _, shares in bins), tuple(unrest),
     )  # fmt: skip
 
 

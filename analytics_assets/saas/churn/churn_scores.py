@@ -13,7 +13,7 @@ from analytics_assets.saas.churn.churn_models import bands_of, serving_model
 from analytics_assets.saas.churn.features import Driver, Kind, inputs_of
 from analytics_assets.saas.churn.histories import Histories
 from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length, renewals_due
-from analytics_assets.saas.churn.models import Model, population_stability, shares_in
+from analytics_assets.saas.churn.models import Model, population_stability, shares_in, stability_by_chance
 from analytics_assets.saas.churn.reasons import reasons_of
 from analytics_assets.saas.churn.refits import Refits
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES
@@ -69,7 +69,14 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
     return {CHURN_SCORES.name: pa.concat_tables(found)}
 
 
-_DRIFT = {"as_of_date": pl.Date, "kind": pl.String, "of": pl.String, "stability_index": pl.Float64}
+_DRIFT = {
+    "as_of_date": pl.Date,
+    "kind": pl.String,
+    "of": pl.String,
+    "stability_index": pl.Float64,
+    "by_chance": pl.Float64,
+    "unrest": pl.Float64,
+}
 
 
 def score(rows: pl.DataFrame, model: Model, drivers: tuple[Driver, ...]) -> pl.DataFrame:
@@ -95,15 +102,28 @@ def _unscored(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
 
 
 def _drift(model: Model, inputs: np.ndarray, scored: pl.DataFrame, kind: Kind, day: date) -> pl.DataFrame:
-    """Population stability index of each input and of the scores beside the training rows."""
+    """Population stability index of each input and of the scores beside the training rows, and what chance and the seasons make of it."""
     values = (*inputs.T, scored["probability"].to_numpy())
     found = [
         population_stability(shares, shares_in(edges, column))
         for column, edges, shares in zip(values, model.edges, model.shares, strict=True)
     ]
     names = [*model.inputs, "probability"]
-    return pl.DataFrame({"of": names, "stability_index": np.round(found, 4)}).select(
-        as_of_date=pl.lit(day), kind=pl.lit(kind), of="of", stability_index="stability_index"
+    by_chance = [stability_by_chance(max(2, int(np.sum(shares > 0))), scored.height) for shares in model.shares]
+    return pl.DataFrame(
+        {
+            "of": names,
+            "stability_index": np.round(found, 4),
+            "by_chance": np.round(by_chance, 4),
+            "unrest": np.round(model.unrest, 4),
+        }
+    ).select(
+        as_of_date=pl.lit(day),
+        kind=pl.lit(kind),
+        of="of",
+        stability_index="stability_index",
+        by_chance="by_chance",
+        unrest="unrest",
     )
 
 

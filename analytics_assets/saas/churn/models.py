@@ -146,7 +146,8 @@ def fit_sigmoid(probability: Floats, churned: Floats) -> Sigmoid:
 class Model:
     """A candidate that serves: fitted models, calibration, and what its training rows looked like.
 
-    `edges` and `shares` of inputs and of its own scores on the training rows (deciles) are what drift is measured against.
+    `edges` and `shares` of inputs and of its own scores on the training rows (deciles) are what drift is measured against; `unrest` is
+    the largest population stability index of one of its cut-offs beside all of them: so much comes with a season, or with growing up.
     """
 
     candidate: str
@@ -157,6 +158,7 @@ class Model:
     training_digest: str
     edges: tuple[Floats, ...]
     shares: tuple[Floats, ...]
+    unrest: tuple[float, ...]
 
     @property
     def model_id(self) -> str:
@@ -218,6 +220,20 @@ def shares_in(edges: Floats, values: Floats) -> Floats:
     unknown = np.isnan(values)
     counts = np.bincount(np.searchsorted(edges, values[~unknown], side="left"), minlength=len(edges) + 1)
     return np.append(counts, np.sum(unknown)) / max(len(values), 1)
+
+
+def stability_by_chance(bins: int, subjects: int) -> float:
+    """The population stability index that two samples of one population exceed once in a thousand times.
+
+    It is distributed as chi-squared over the number of subjects, for both samples (Yurdakul and Naranjo 2020).
+
+    Args:
+        bins: how many there are.
+        subjects: in each of the samples.
+    """
+    from scipy.stats import chi2
+
+    return float(chi2.ppf(0.999, bins - 1) * 2 / subjects)
 
 
 def population_stability(expected: Floats, found: Floats) -> float:

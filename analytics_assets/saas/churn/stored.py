@@ -90,6 +90,7 @@ def _parts(model: Model) -> dict[str, Any]:
         "training_digest": model.training_digest,
         "edges": list(model.edges),
         "shares": list(model.shares),
+        "unrest": list(model.unrest),
     }
 
 
@@ -103,4 +104,5 @@ def _model(parts: Mapping[str, Any]) -> Model:
         training_digest=parts["training_digest"],
         edges=tuple(np.asarray(values) for values in parts["edges"]),
         shares=tuple(np.asarray(values) for values in parts["shares"]),
+        unrest=tuple(parts["unrest"]),
     )

@@ -33,6 +33,7 @@ from analytics_assets.saas.churn.models import (
     population_stability,
     probability_of,
     shares_in,
+    stability_by_chance,
 )
 from analytics_assets.saas.churn.stored import ModelFileError, load, store
 
@@ -252,6 +253,15 @@ def test_population_stability_is_nothing_for_the_same_and_large_for_another():
     assert population_stability(shares, shares_in(edges, values)) == 0
     assert population_stability(shares, shares_in(edges, rng.permutation(values)[:2000])) < 0.05
     assert population_stability(shares, shares_in(edges, values + 1)) > 0.25
+
+
+def test_samples_of_one_population_exceed_what_chance_does_once_in_a_thousand_times():
+    rng = np.random.default_rng(3)
+    beyond = 0
+    for _ in range(2000):
+        edges, shares = deciles(rng.normal(size=150))
+        beyond += population_stability(shares, shares_in(edges, rng.normal(size=150))) > stability_by_chance(10, 150)
+    assert 0 <= beyond <= 12
 
 
 @pytest.mark.parametrize("candidate", [LOGISTIC, BOOSTED, MEAN])

@@ -6,7 +6,9 @@ accounts that had decayed for two weeks and then left 99 % have what decays as t
 
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -19,6 +21,7 @@ from analytics_assets.saas.churn.features import account_drivers
 from analytics_assets.saas.churn.histories import Histories
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
 from analytics_assets.simulation.software import CANCELED, SUDDEN, TRIAL, SoftwareCompany, SoftwareHistory, simulate
+from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.tables import Table
 from analytics_assets_tests.saas.churn.conftest import Company
 from analytics_assets_tests.saas.churn.test_reasons import against_sense
@@ -63,7 +66,7 @@ def write(company: Company, history: SoftwareHistory) -> None:
 
     def dated(frame: pl.DataFrame) -> pl.DataFrame:
         at = pl.from_epoch("at").dt.replace_time_zone("UTC")
-        day = at.dt.convert_time_zone(PLANTED.time_zone).dt.date()
+        day = at.dt.convert_time_zone(history.company.time_zone).dt.date()
         return frame.with_columns(event_date=day, hour=at.dt.truncate("1h"), occurred_at=at, occurred_second="at")
 
     priced = ~pl.col("turn").is_in([TRIAL, CANCELED])
@@ -83,7 +86,7 @@ def write(company: Company, history: SoftwareHistory) -> None:
     )
     put(company, ACCOUNT_RECORDS, records)
     for name in records["identity"].unique().sort():
-        company.seen(name, PLANTED.first_day)
+        company.seen(name, history.company.first_day)
     company.put(RECORDS, company.records)
     feature = pl.coalesce("feature", pl.when(~pl.col("name").is_in(["signed in", "signed up", "visited site"])).then("name"))
     used = dated(history.events.filter(pl.col("account").is_not_null())).sort("account", "identity", "at")
@@ -105,6 +108,36 @@ def put(company: Company, table: Table, frame: pl.DataFrame) -> None:
     missing = [pl.lit(None).alias(name) for name in table.column_names if name not in frame.columns]
     rows: pa.Table = frame.with_columns(missing).select(table.column_names).to_arrow()
     company.put(table, rows.cast(table.arrow_schema()))
+
+
+def drifted(company: Company, day: date, instance: dg.DagsterInstance) -> dict[str, str]:
+    """What the checks of drift warn of on a day, by check."""
+    for asset in ("churn_training_set", "churn_models", "churn_scores"):
+        result = company.materialize(asset, day, instance)
+        assert result.success
+    checks = [one for one in result.get_asset_check_evaluations() if one.check_name.endswith("those_learned_from")]
+    return {one.check_name: str(one.metadata["found"].value) for one in checks if not one.passed}
+
+
+@pytest.mark.parametrize("last_day", [date(2026, 2, 10), date(2026, 3, 31)])
+def test_a_young_company_does_not_drift_by_growing_up_and_does_when_two_of_three_events_are_lost(
+    tmp_path: Path, last_day: date, instance: dg.DagsterInstance
+) -> None:
+    """The company that `make run` simulates, after its first winter: its training rows are of weeks without a past, and of a lull."""
+    history = simulate(SoftwareCompany(first_day=date(2025, 11, 1), last_day=last_day))
+    company = Company(tmp_path, first_day=date(2025, 11, 1))
+    write(company, history)
+    assert drifted(company, last_day, instance) == {}
+    with engine() as connection:
+        attach(connection, company.platform.lake.pin(ACCOUNT_DAYS))
+        days = connection.sql("FROM account_days").pl()
+    counts = ("events", "active_users", "user_hours", "features_used", "sessions")
+    lost = [
+        pl.when(pl.col("event_date") > last_day - timedelta(days=7)).then(1 + pl.col(n) // 3).otherwise(n).alias(n)
+        for n in counts
+    ]
+    put(company, ACCOUNT_DAYS, days.with_columns(lost))
+    assert "trend_events_7" in drifted(company, last_day, instance)["inputs_are_those_learned_from"]
 
 
 def leaves_within(days: int) -> pl.Expr:
