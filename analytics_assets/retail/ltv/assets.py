@@ -68,7 +68,8 @@ CUSTOMER_LTV = Table(
         Column(
             "interval_probability",
             "DOUBLE",
-            "How likely the customer ends up in the interval: `[ltv] interval_coverage`, or more where it is 0 to 0.",
+            "How likely the customer ends up in the interval: `[ltv] interval_coverage`, more where it is 0 to 0, and less only where many "
+            "just send something back.",
             "0 to 1",
             nullable=True,
         ),
@@ -246,7 +247,8 @@ def customer_ltv(work: Work) -> Mapping[str, pa.Table]:
     day itself until a Monday's refit is possible.
 
     Lifetime value = net revenue so far + expected revenue. The interval says what a single customer may bring: about eight
-    of ten end up inside (`[ltv] interval_coverage`). From 0 to 0 it says that the customer will probably buy nothing, and holds
+    of ten end up inside (`[ltv] interval_coverage`). It never reaches below 0, where those end up who buy nothing more and send something
+    back; it knows how many they are, and reaches further up for them. From 0 to 0 it says that probably nothing comes or goes, and holds
     as often as that is so: more often than eight of ten, the more so the shorter the horizon. `interval_probability` says of each
     how often, and its mean how many of all customers end up inside. Intervals widen with chance, not with doubt about the model: of
     shops with a thousand customers and five months every other is off by more than 3 in a hundred, with 2,500 and ten months by 1.

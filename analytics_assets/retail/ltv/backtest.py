@@ -22,10 +22,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from analytics_assets.retail.ltv.bg_nbd import Floats
 from analytics_assets.retail.ltv.boosted_trees import Lesson, corrected, learn
 from analytics_assets.retail.ltv.forecast import CustomerSummary, LtvForecast, LtvModel, NotEnoughHistory, fit, forecast
+from analytics_assets.retail.ltv.returns import probability_of_return, return_rates
 from analytics_assets.retail.ltv.season import EVEN, Factor, Season, Window, factor_for
 
 PROBABILISTIC, BOOSTED, MEAN = "probabilistic", "boosted trees", "mean of both"
@@ -76,6 +78,7 @@ class Refit:
     anchor: date
     season: Season
     model: LtvModel
+    return_rates: tuple[float, ...]
     candidate: str
     trees: Any
     revenue_windows: tuple[Window, ...]
@@ -109,6 +112,7 @@ class _Snapshot:
     cut_off: date
     known: CustomerSummary
     model: LtvModel
+    returns: Floats
     found: LtvForecast
     actual_orders: Floats
     actual_revenue: Floats
@@ -132,6 +136,11 @@ def known_at(purchases: pl.DataFrame, day: date) -> pl.DataFrame:
         .filter(pl.col("purchase_days") > 0)
         .sort("customer_id")
     )
+
+
+def days_since_last(known: pl.DataFrame) -> NDArray[np.int64]:
+    """Days since the last purchase of the customers of `known_at`."""
+    return (known["age_days"] - known["recency_days"]).to_numpy()
 
 
 def came_true(purchases: pl.DataFrame, known: pl.DataFrame, day: date, days: int) -> pl.DataFrame:
@@ -189,7 +198,7 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
     Tests reach as far as the horizon, or over a third of the history where that is shorter: the trees need a past, a window to
     learn from, and a later one to be tested on. Raises NotEnoughHistory where not even the anchor can be fitted.
     """
-    model = fit(summary_of(known_at(purchases, anchor), anchor, season))
+    model, rates = fit(summary_of(known_at(purchases, anchor), anchor, season)), return_rates(purchases, anchor)
     first_day: date = purchases.select(pl.col("day").min()).item()
     history = (anchor - first_day).days + 1
     tested_days = min(horizon_days, history // 3)
@@ -202,7 +211,7 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
                 continue
     if not snapshots:
         reason = f"not enough history to backtest: {history} days, and {horizon_days} to forecast"
-        return Refit(anchor, season, model, PROBABILISTIC, None, (), (), 0, (), False, reason)
+        return Refit(anchor, season, model, rates, PROBABILISTIC, None, (), (), 0, (), False, reason)
 
     revenue_windows = _windows(snapshots, tested_days, lambda s: (s.found.expected_revenue, s.actual_revenue))
     order_windows = _windows(snapshots, tested_days, lambda s: (s.found.expected_orders, s.actual_orders))
@@ -217,7 +226,7 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
     if tested_days < horizon_days:
         reason += f"; not enough history to backtest {horizon_days} days; tested on {tested_days} days"
     return Refit(
-        anchor, season, model, candidate, trees, tuple(revenue_windows.values()), tuple(order_windows.values()), tested_days,
+        anchor, season, model, rates, candidate, trees, tuple(revenue_windows.values()), tuple(order_windows.values()), tested_days,
         tuple(tests), accepted, reason,
     )  # fmt: skip
 
@@ -294,7 +303,8 @@ def scored(
     weeks_until = partial(found.season.weeks_until, day)
     factors = Factors(factor_for(found.revenue_windows, day, horizon_days), factor_for(found.order_windows, day, horizon_days))
     busy = factors.orders.value
-    raw = forecast(found.model, known, horizon_days, annual_discount_rate, coverage, weeks_until, busy)
+    returns = probability_of_return(found.return_rates, days_since_last(rows), horizon_days)
+    raw = forecast(found.model, known, horizon_days, annual_discount_rate, coverage, weeks_until, busy, returns)
     revenue = _revenue(found.candidate, found.trees, known, raw.expected_revenue)
     return _with_revenue(raw, revenue * (factors.revenue.value / busy)), factors
 
@@ -328,8 +338,9 @@ def _snapshot(purchases: pl.DataFrame, cut_off: date, days: int, coverage: float
     summary = summary_of(known, cut_off, season)
     later = came_true(purchases, known, cut_off, days)
     model = fit(summary)
-    found = forecast(model, summary, days, 0.0, coverage, partial(season.weeks_until, cut_off))
-    return _Snapshot(cut_off, summary, model, found, later["orders"].to_numpy(), later["revenue"].to_numpy())
+    returns = probability_of_return(return_rates(purchases, cut_off), days_since_last(known), days)
+    found = forecast(model, summary, days, 0.0, coverage, partial(season.weeks_until, cut_off), returns=returns)
+    return _Snapshot(cut_off, summary, model, returns, found, later["orders"].to_numpy(), later["revenue"].to_numpy())
 
 
 def _windows(snapshots: Sequence[_Snapshot], days: int, of: Callable[[_Snapshot], tuple[Floats, Floats]]) -> dict[date, Window]:
@@ -369,7 +380,7 @@ def _tests(
     )
     raw = at.found
     if busy != 1:
-        raw = forecast(at.model, at.known, days, 0.0, coverage, partial(season.weeks_until, at.cut_off), busy)
+        raw = forecast(at.model, at.known, days, 0.0, coverage, partial(season.weeks_until, at.cut_off), busy, at.returns)
     lessons = _lessons(earlier)
     trees = learn(lessons) if lessons else None
     actual = at.actual_revenue

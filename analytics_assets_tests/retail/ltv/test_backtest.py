@@ -12,6 +12,7 @@ import pytest
 from analytics_assets.retail.ltv import backtest, boosted_trees, forecast
 from analytics_assets.retail.ltv.backtest import BOOSTED, MEAN, PROBABILISTIC, Refit, Trial, known_at, refit, summary_of
 from analytics_assets.retail.ltv.forecast import CustomerSummary, NotEnoughHistory
+from analytics_assets.retail.ltv.returns import probability_of_return, return_rates
 from analytics_assets.retail.ltv.season import EVEN, MONTH_DAYS, Season
 from analytics_assets_tests.benchmarks.ltv import ONLINE_RETAIL_2010
 
@@ -122,7 +123,8 @@ def test_the_first_test_is_the_plain_forecast_beside_what_came_true(purchases, t
     first = tested.tests[0]
     known = known_at(purchases, first.cut_off)
     summary = summary_of(known, first.cut_off)
-    said = forecast.forecast(forecast.fit(summary), summary, 45, coverage=0.8)
+    returns = probability_of_return(return_rates(purchases, first.cut_off), backtest.days_since_last(known), 45)
+    said = forecast.forecast(forecast.fit(summary), summary, 45, coverage=0.8, returns=returns)
     actual = backtest.came_true(purchases, known, first.cut_off, 45)["revenue"].to_numpy()
     inside = (actual >= said.expected_revenue_low - 0.005) & (actual <= said.expected_revenue_high + 0.005)
     assert first == Trial(
@@ -204,7 +206,10 @@ def test_the_forecast_of_a_day_is_scaled_as_a_whole(purchases, tested):
     assert factors.revenue.value != 1
     assert found.expected_revenue.sum() == pytest.approx(raw.expected_revenue.sum() * factors.revenue.value)
     assert found.expected_orders == pytest.approx(raw.expected_orders * factors.orders.value)
-    busy = forecast.forecast(tested.model, summary_of(known, day), 45, 0.0, 0.8, orders_factor=factors.orders.value)
+    returns = probability_of_return(return_rates(purchases, tested.anchor), backtest.days_since_last(known), 45)
+    busy = forecast.forecast(
+        tested.model, summary_of(known, day), 45, 0.0, 0.8, orders_factor=factors.orders.value, returns=returns
+    )
     assert found.interval_probability == pytest.approx(busy.interval_probability)
     ratio = found.expected_revenue / busy.expected_revenue
     assert found.expected_revenue_high == pytest.approx(busy.expected_revenue_high * ratio)
@@ -257,7 +262,7 @@ def serve(day, outcomes, untested=()):
         if anchor not in outcomes:
             raise NotEnoughHistory("too early")
         tests = () if anchor in untested else (a_test(),)
-        return Refit(anchor, EVEN, None, PROBABILISTIC, None, (), (), 0, tests, outcomes[anchor], "")
+        return Refit(anchor, EVEN, None, (), PROBABILISTIC, None, (), (), 0, tests, outcomes[anchor], "")
 
     return backtest.serving(day, refit_at), asked
 

@@ -106,7 +106,7 @@ def test_revenue_interval_is_the_exact_one_where_the_number_of_orders_is_certain
     revenue = rng.gamma(p, size=2_000_000) / rng.gamma(shape, size=2_000_000)
     ones = np.ones(1)
     digamma_at_two = np.array([1 - np.euler_gamma])
-    low, high = forecast.revenue_interval(p, np.array([shape]), ones, ones, digamma_at_two, 0.8)
+    low, high, _ = forecast.revenue_interval(p, np.array([shape]), ones, ones, digamma_at_two, 0.8, 0 * ones)
     assert [low[0], high[0]] == pytest.approx(np.quantile(revenue, [0.1, 0.9]), rel=0.005)
 
 
