@@ -137,7 +137,7 @@ CHECKS = {
         *("as_declared", "inputs_ready", "is_fresh"),
         *("scores_are_possible", "inputs_are_those_learned_from", "scores_are_those_learned_from"),
     },
-    "training_sets": {"as_declared", "inputs_ready", "point_in_time"},
+    "training_sets": {"as_declared", "inputs_ready", "point_in_time", "labels_have_two_classes"},
     "batch_runs": {"window_holds"},
     "reproducibility": {"recomputes_equal"},
 }
