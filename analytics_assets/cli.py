@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
 from analytics_assets.home import Home, HomeError
 from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, load_settings, settings_path
 
 if TYPE_CHECKING:
-    from analytics_assets.operations.catch_up import Done
+    from analytics_assets.operations.catch_up import Done, Stage
     from analytics_assets.warehouse.tables import Table
     from analytics_assets.warehouse.work import Platform
 
@@ -110,12 +113,17 @@ def main() -> None:
         else:
             _serve(home, _webserver(arguments.host, arguments.port) if arguments.command == "webserver" else _daemon())
     except (SettingsError, HomeError, LakeError, OutboxError, ExportError, StepFailed, SendRefused, NoUsage, OSError) as error:
-        _stop(f"{error}{_space_left(home)}")
+        _stop(f"{error}{_space_left(home, error)}")
     except OperationalError as error:
-        _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{_space_left(home)}")
+        _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{_space_left(home, error)}")
     except KeyboardInterrupt:
         console.print("stopped; what was committed stands, and the same command goes on from there")
-        sys.exit(130)
+        # A thread that is still reading files would abort the interpreter as it ends.
+        os._exit(130)
+    except Exception as error:
+        if hint := _space_left(home, error):
+            _stop(f"{error}.{hint}")
+        raise
 
 
 def _day(text: str) -> date:
@@ -130,9 +138,10 @@ def _stop(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _space_left(home: Home) -> str:
-    """A hint when the home's disk is nearly full, which shows itself in many other ways first."""
-    if not home.root.exists() or shutil.disk_usage(home.root).free > NEARLY_FULL:
+def _space_left(home: Home, error: BaseException) -> str:
+    """A hint when the home's disk is full, which shows itself in many other ways first; what did not fit may be gone again."""
+    nearly_full = home.root.exists() and shutil.disk_usage(home.root).free <= NEARLY_FULL
+    if not nearly_full and os.strerror(errno.ENOSPC) not in str(error):
         return ""
     return f" The disk of {home.root} is full: make room and run the same command again. What was committed stands."
 
@@ -150,6 +159,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
     from analytics_assets.operations.assets import record_now
     from analytics_assets.operations.catch_up import catch_up, changed_assets, end_dead_runs, run_stage
     from analytics_assets.operations.delivery import watch
+    from analytics_assets.operations.interruption import interruptible
     from analytics_assets.operations.record import open_record
     from analytics_assets.operations.upgrade import upgrade
 
@@ -158,59 +168,109 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     started = time.monotonic()
     waiting = lambda: console.print("another run is at work in this home; waiting for it to end")  # noqa: E731
-    with home.lock("run", waiting), _progress() as progress:
-        folder = _export_folder(settings, home, exports, progress)
+    with home.lock("run", waiting), _errors_into(home.root / "run.log"), _steps() as steps:
+        folder = _export_folder(settings, home, exports, steps)
         list_files(folder)
         pin_export(home, folder, format)
         batch_started = time.monotonic()
         platform = build_platform(settings, home)
-        with open_record(home) as instance:
+        with open_record(home) as instance, interruptible(instance) as interrupted:
             end_dead_runs(instance)
             definitions = build_definitions(platform)
             if upgraded := upgrade(platform):
                 console.print(f"brought to this version: {', '.join(upgraded)}")
-            task = progress.add_task("load export files", total=None)
+            steps.begin("load export files")
             done = [run_stage(definitions, instance, None)]
-            progress.update(task, total=1, completed=1)
+            steps.end()
             # The first load has found the first day, from which the partitions begin.
             platform = build_platform(settings, home)
             changed = changed_assets(platform)
             if changed:
                 console.print(f"code or settings changed: {', '.join(changed)} and what follows from them are computed anew")
-            tasks: list[int] = []
 
-            def begin(stage: object) -> None:
-                for earlier in tasks:
-                    progress.update(earlier, total=1, completed=1)  # type: ignore[arg-type]
-                names = ", ".join(stage.assets)  # type: ignore[attr-defined]
-                span = f"{stage.first} to {stage.last}" if stage.partitions > 1 else stage.first  # type: ignore[attr-defined]
-                tasks.append(progress.add_task(f"{names}  {span}", total=None))
+            def begin(stage: Stage) -> None:
+                if interrupted():
+                    raise KeyboardInterrupt
+                span = f"{stage.first} to {stage.last}" if stage.partitions > 1 else stage.first
+                steps.begin(f"{', '.join(stage.assets)}  {span}")
 
             definitions = build_definitions(platform)
             with platform.publishing_at_the_end():
                 try:
                     done += catch_up(platform, instance, begin)
                 finally:
-                    watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
-                    record_now(definitions, instance)
-            for task_id in tasks:
-                progress.update(task_id, total=1, completed=1)  # type: ignore[arg-type]
+                    if not interrupted():
+                        watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
+                        record_now(definitions, instance)
+            steps.end()
     _report(platform, done, time.monotonic() - batch_started, time.monotonic() - started)
 
 
+class _Steps:
+    """What a run is at: bars on a terminal; elsewhere, for cron and build servers, a line as each step begins."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._began = progress, time.monotonic()
+
+    def begin(self, what: str, total: float | None = None) -> TaskID:
+        self.end()
+        if not console.is_terminal:
+            console.print(
+                f"{timedelta(seconds=int(time.monotonic() - self._began))}  {_plain(what)}", highlight=False, soft_wrap=True
+            )
+        return self._progress.add_task(what, total=total)
+
+    def advance(self, step: TaskID, share: float) -> None:
+        self._progress.update(step, completed=share)
+
+    def end(self) -> None:
+        for task in self._progress.tasks:
+            self._progress.update(task.id, total=1, completed=1)
+
+
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _steps() -> Iterator[_Steps]:
     columns = (
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        yield progress
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield _Steps(progress)
 
 
-def _export_folder(settings: Settings, home: Home, exports: str | None, progress: Progress) -> Path:
+@contextmanager
+def _errors_into(log: Path) -> Iterator[None]:
+    """Write what libraries print about an error into a file, where the disk has room for it: whoever runs this is told it in one line."""
+    file = log.open("wb", buffering=0)
+    reading, writing = os.pipe()
+    terminal = os.dup(2)
+
+    def copy() -> None:
+        with os.fdopen(reading, "rb", buffering=0) as pipe, file:
+            while printed := pipe.read(2**16):
+                with suppress(OSError):
+                    file.write(printed)
+
+    sys.stderr.flush()
+    os.dup2(writing, 2)
+    os.close(writing)
+    copying = threading.Thread(target=copy, name="run.log")
+    copying.start()
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        copying.join()
+
+
+def _export_folder(settings: Settings, home: Home, exports: str | None, steps: _Steps) -> Path:
     if exports:
         return Path(exports).expanduser().resolve()
     if home.contents().exports:
@@ -221,7 +281,7 @@ def _export_folder(settings: Settings, home: Home, exports: str | None, progress
         from analytics_assets.simulation import kissmetrics, kissmetrics_software, retailer, software
         from analytics_assets.simulation.export_folder import write_folder
 
-        task = progress.add_task("simulate a fashion retailer and a software company", total=1.0)
+        step = steps.begin("simulate a fashion retailer and a software company", total=1.0)
         business, default = settings.business, retailer.Retailer()
         first_day, last_day = business.first_day or default.first_day, business.last_day or default.last_day
         zone, currency = business.time_zone, business.currency
@@ -231,8 +291,7 @@ def _export_folder(settings: Settings, home: Home, exports: str | None, progress
             kissmetrics.company_lines(retailer.simulate(shop))[0],
             kissmetrics_software.company_lines(software.simulate(vendor))[0],
         )
-        write_folder(home.simulation, companies, lambda _, share: progress.update(task, completed=share))
-        progress.update(task, completed=1.0)
+        write_folder(home.simulation, companies, lambda _, share: steps.advance(step, share))
     return home.simulation
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import pyarrow as pa
+from dagster._utils import interrupts
 from deltalake.exceptions import CommitFailedError
 
 from analytics_assets.warehouse.engine import engine, show
@@ -126,6 +127,10 @@ def only_passing_faults_retried(asset: str) -> Iterator[None]:
         yield
     except (dg.Failure, *PASSING_FAULTS):
         raise
+    except dg.DagsterExecutionInterruptedError as interrupted:
+        # Dagster would begin the step again, and the cancelled run would run on to its end. What is noted here stops the next step.
+        interrupts._received_interrupt["received"] = True
+        raise dg.Failure(f"{asset}: interrupted", allow_retries=False) from interrupted
     except Exception as error:
         raise dg.Failure(f"{asset}: {type(error).__name__}: {error}", allow_retries=False) from error
 

@@ -19,12 +19,23 @@ from analytics_assets.warehouse.tables import Table
 def engine() -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory connection in the session zone UTC, closed at the end whatever happens."""
     connection = duckdb.connect(":memory:")
+    _open.append(connection)
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET enable_progress_bar = false")
         yield connection
     finally:
+        _open.remove(connection)
         connection.close()
+
+
+_open: list[duckdb.DuckDBPyConnection] = []
+
+
+def interrupt_queries() -> None:
+    """End the queries that this process executes with `duckdb.InterruptException`: an interrupt reaches them when they are over."""
+    for connection in _open.copy():
+        connection.interrupt()
 
 
 def attach(

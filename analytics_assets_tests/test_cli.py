@@ -1,0 +1,62 @@
+"""What the command line says when something goes wrong: one line, the rest in a file."""
+
+import os
+import sys
+import traceback
+
+import duckdb
+import pytest
+
+from analytics_assets import cli
+
+NO_SPACE = 'IO Error: Could not write file "orders.parquet": No space left on device'
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, lines, capfd):
+    """Run `analytics-assets run`, whose work is what is given; what it ends with, and what it says."""
+    (tmp_path / "analytics.toml").write_text(lines.settings)
+    monkeypatch.setenv("ANALYTICS_CONFIG", str(tmp_path / "analytics.toml"))
+    monkeypatch.setenv("ANALYTICS_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(sys, "argv", ["analytics-assets", "run"])
+
+    def ran(work):
+        def instead(_settings, home, *_):
+            with cli._errors_into(home.root / "run.log"):
+                work()
+
+        monkeypatch.setattr(cli, "_run", instead)
+        with pytest.raises((SystemExit, duckdb.Error)) as ended:
+            cli.main()
+        return ended.value, capfd.readouterr().out
+
+    return ran
+
+
+def test_a_disk_that_was_full_is_told_in_one_line_though_what_did_not_fit_is_gone_again(run, tmp_path, capfd) -> None:
+    def work():
+        try:
+            os.write(2, b"thread 'tokio-rt-worker' panicked\n")
+            raise RuntimeError("could not write a log")
+        except RuntimeError:
+            traceback.print_exc(file=os.fdopen(os.dup(2), "w"))
+            raise duckdb.IOException(NO_SPACE) from None
+
+    ended, said = run(work)
+    assert ended.code == 1
+    home = tmp_path / "home"
+    hint = f"The disk of {home} is full: make room and run the same command again. What was committed stands."
+    assert said == f"error: {NO_SPACE}. {hint}\n"
+    log = (home / "run.log").read_text()
+    assert log.startswith("thread 'tokio-rt-worker' panicked\n") and "could not write a log" in log
+    os.write(2, b"shown again")
+    assert capfd.readouterr().err == "shown again"
+
+
+def test_what_nobody_foresaw_is_shown_as_it_is(run) -> None:
+    def work():
+        raise duckdb.BinderException("no such column")
+
+    ended, said = run(work)
+    assert isinstance(ended, duckdb.BinderException) and said == ""
