@@ -28,8 +28,7 @@ compared AS (
         t.seats_share - s.seats_share AS seats_lost,
         100 - 100 * (s.user_hours_now / CAST(s.days_now AS DOUBLE)) / NULLIF(t.user_hours_now / CAST(t.days_now AS DOUBLE), 0) AS users_fall,
         100 - 100 * (s.events_now / CAST(s.days_now AS DOUBLE)) / NULLIF(t.events_now / CAST(t.days_now AS DOUBLE), 0) AS events_fall,
-        100 - 100 * (s.features_now / CAST(s.days_now AS DOUBLE)) / NULLIF(t.features_now / CAST(t.days_now AS DOUBLE), 0) AS features_fall,
-        CAST(CAST($as_of AS DATE) + CAST(-28 AS INTEGER) AS VARCHAR) AS month_ago
+        100 - 100 * (s.features_now / CAST(s.days_now AS DOUBLE)) / NULLIF(t.features_now / CAST(t.days_now AS DOUBLE), 0) AS features_fall
     FROM health_scores AS s
     INNER JOIN health_scores AS t ON s.account_id = t.account_id AND s.block - 28 = t.block
     WHERE s.block = $block
@@ -40,8 +39,8 @@ fallen AS (
         1 AS component,
         users_lost AS lost,
         CASE
-            WHEN users_fall >= 1 THEN 'active users down ' || CAST(CAST(FLOOR(users_fall) AS BIGINT) AS VARCHAR) || ' % since ' || month_ago
-            ELSE 'active users behind those of other accounts since ' || month_ago
+            WHEN users_fall >= 1 THEN 'active users down ' || CAST(CAST(FLOOR(users_fall) AS BIGINT) AS VARCHAR) || ' %'
+            ELSE 'active users behind those of other accounts'
         END AS reason
     FROM compared
     UNION ALL
@@ -50,8 +49,8 @@ fallen AS (
         2 AS component,
         events_lost AS lost,
         CASE
-            WHEN events_fall >= 1 THEN 'events down ' || CAST(CAST(FLOOR(events_fall) AS BIGINT) AS VARCHAR) || ' % since ' || month_ago
-            ELSE 'events behind those of other accounts since ' || month_ago
+            WHEN events_fall >= 1 THEN 'events down ' || CAST(CAST(FLOOR(events_fall) AS BIGINT) AS VARCHAR) || ' %'
+            ELSE 'events behind those of other accounts'
         END AS reason
     FROM compared
     UNION ALL
@@ -61,8 +60,8 @@ fallen AS (
         features_lost AS lost,
         CASE
             WHEN features_fall >= 1
-                THEN 'features in use down ' || CAST(CAST(FLOOR(features_fall) AS BIGINT) AS VARCHAR) || ' % since ' || month_ago
-            ELSE 'features in use behind those of other accounts since ' || month_ago
+                THEN 'features in use down ' || CAST(CAST(FLOOR(features_fall) AS BIGINT) AS VARCHAR) || ' %'
+            ELSE 'features in use behind those of other accounts'
         END AS reason
     FROM compared
     UNION ALL
@@ -78,14 +77,10 @@ fallen AS (
         account_id,
         5 AS component,
         seats_lost AS lost,
-        CASE
-            WHEN users_at_most < users_at_most_then OR seats > seats_then
-                THEN 'at most ' || CAST(users_at_most AS VARCHAR) || ' of ' || CAST(seats AS VARCHAR) || ' seats in use in an hour, '
-                    || CAST(users_at_most_then AS VARCHAR) || ' of ' || CAST(seats_then AS VARCHAR) || ' on ' || month_ago
-            ELSE 'use of the seats behind that of other accounts since ' || month_ago
-        END AS reason
+        'at most ' || CAST(users_at_most AS VARCHAR) || ' of ' || CAST(seats AS VARCHAR) || ' seats in use in an hour, before '
+            || CAST(users_at_most_then AS VARCHAR) || ' of ' || CAST(seats_then AS VARCHAR) AS reason
     FROM compared
-    WHERE seats IS NOT NULL AND seats_then IS NOT NULL
+    WHERE users_at_most < users_at_most_then OR seats > seats_then
 ),
 placed AS (
     SELECT
@@ -100,7 +95,7 @@ placed AS (
 worded AS (
     SELECT
         account_id,
-        CONCAT_WS(
+        'since ' || CAST(CAST($as_of AS DATE) + CAST(-28 AS INTEGER) AS VARCHAR) || ': ' || CONCAT_WS(
             '; ',
             MAX(CASE WHEN place = 1 THEN reason END),
             MAX(CASE WHEN place = 2 AND lost >= 20 THEN reason END),
