@@ -29,7 +29,8 @@ from analytics_assets.simulation.export_folder import (
     write_folder,
     written,
 )
-from analytics_assets.simulation.retailer import ADDED, SIGNED_UP, VIEWED, VISITED, Company
+from analytics_assets.simulation.browsing import ADDED, SIGNED_UP, VIEWED, VISITED
+from analytics_assets.simulation.retailer import Company
 
 REVISION_LINES = 20_000
 LATE_SHARE = 0.005

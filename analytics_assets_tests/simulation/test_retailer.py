@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analytics_assets.simulation.retailer import MOST_HABITS, ORDER_GAP_SECONDS, Company, Retailer, simulate
+from analytics_assets.simulation.retailer import Company, Retailer, simulate
+from analytics_assets.simulation.shopping import MOST_HABITS, ORDER_GAP_SECONDS
 
 LONDON = ZoneInfo("Europe/London")
 
