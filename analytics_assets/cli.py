@@ -81,7 +81,7 @@ def main() -> None:
     from sqlalchemy.exc import OperationalError
 
     from analytics_assets.activation.sends import SendRefused
-    from analytics_assets.events.kissmetrics import ExportError
+    from analytics_assets.events.kissmetrics_files import ExportError
     from analytics_assets.operations.catch_up import StepFailed
     from analytics_assets.operations.outbox import OutboxError
     from analytics_assets.saas.health.effect import NoUsage
@@ -154,7 +154,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
     import dagster as dg
 
     from analytics_assets.definitions import build_definitions, build_platform
-    from analytics_assets.events.kissmetrics import list_files
+    from analytics_assets.events.kissmetrics_files import list_files
     from analytics_assets.events.loading import pin_export
     from analytics_assets.operations.assets import record_now
     from analytics_assets.operations.catch_up import catch_up, changed_assets, end_dead_runs, run_stage
@@ -521,7 +521,8 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
     """Say what a run would find; writes nothing."""
     import duckdb
 
-    from analytics_assets.events.kissmetrics import list_files, sample
+    from analytics_assets.events.kissmetrics import sample
+    from analytics_assets.events.kissmetrics_files import list_files
     from analytics_assets.events.loading import export_folder
 
     folder = Path(exports).expanduser().resolve() if exports else export_folder(settings, home)[0]

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from analytics_assets.events import kissmetrics
-from analytics_assets.events.kissmetrics import ExportError, ExportFile
+from analytics_assets.events.kissmetrics_files import ExportError, ExportFile, list_files, named_and_missing
 from analytics_assets.events.tables import EXPORT_FILES, RECORDS, REJECTED_LINES
 from analytics_assets.home import Contents, Home, HomeError
 from analytics_assets.partitions import LOOKBACK
@@ -93,7 +93,7 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
         ExportError: the folder is no export, or a loaded file has changed and was not accepted.
     """
     folder, _ = export_folder(settings, home)
-    files = kissmetrics.list_files(folder)
+    files = list_files(folder)
     unknown = set(accept) - {file.name for file in files}
     if unknown:
         raise ExportError(f"{folder}: there is no file {sorted(unknown)[0]!r} to accept.")
@@ -140,7 +140,7 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
         lines=sum(fact["lines"] for fact in facts),
         through=through,
         loaded_before=loaded_before,
-        missing=kissmetrics.named_and_missing(folder, there | known.keys()),
+        missing=named_and_missing(folder, there | known.keys()),
         gone=sorted(known.keys() - there),
     )
 

@@ -1,4 +1,4 @@
-"""What a simulated retailer's tracker sees beside orders: devices, visits, the names that devices are tied to, what people say of themselves."""
+"""What a simulated retailer's tracker sees beside orders: devices, the names they are tied to, visits, what people say of themselves."""
 
 from __future__ import annotations
 

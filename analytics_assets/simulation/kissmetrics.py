@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analytics_assets.simulation.browsing import ADDED, SIGNED_UP, VIEWED, VISITED
 from analytics_assets.simulation.export_folder import (
     CompanyLines,
     Progress,
@@ -29,7 +30,6 @@ from analytics_assets.simulation.export_folder import (
     write_folder,
     written,
 )
-from analytics_assets.simulation.browsing import ADDED, SIGNED_UP, VIEWED, VISITED
 from analytics_assets.simulation.retailer import Company
 
 REVISION_LINES = 20_000

@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 
 from analytics_assets.simulation.business_days import BusinessDays
+from analytics_assets.simulation.contracts import BILLED, TRIAL, TURNS
 from analytics_assets.simulation.export_folder import (
     CompanyLines,
     json_text,
@@ -34,7 +35,7 @@ from analytics_assets.simulation.export_folder import (
     write_folder,
     written,
 )
-from analytics_assets.simulation.software import BILLED, HOUR_WEIGHTS, TRIAL, TURNS, SoftwareHistory
+from analytics_assets.simulation.software import HOUR_WEIGHTS, SoftwareHistory
 
 LATE_SHARE = 0.01
 """Share of events that a telephone without a connection sends later; turns, memberships and aliases come in at once."""

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from analytics_assets.events import kissmetrics
-from analytics_assets.events.kissmetrics import RECORDS, REJECTED, ExportError, Landed, list_files, read, sample
+from analytics_assets.events.kissmetrics import RECORDS, REJECTED, Landed, read, sample
+from analytics_assets.events.kissmetrics_files import ExportError, list_files
 from analytics_assets.events.kissmetrics_line import Unreadable, parse
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"

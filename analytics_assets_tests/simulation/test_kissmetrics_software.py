@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from analytics_assets.events import kissmetrics as reader
+from analytics_assets.events.kissmetrics_files import list_files
 from analytics_assets.simulation import kissmetrics, retailer, software
 from analytics_assets.simulation.export_folder import write_folder
 from analytics_assets.simulation.kissmetrics_software import company_lines, write_export
@@ -55,7 +56,7 @@ def test_truth_counts_lines_as_a_reader_finds_them(found: Found, truth: dict) ->
 
 def test_the_products_reader_sets_aside_only_the_broken_lines(export: Path, truth: dict) -> None:
     with duckdb.connect() as connection:
-        landed = reader.read(connection, reader.list_files(export))
+        landed = reader.read(connection, list_files(export))
     assert landed.rejected.num_rows == truth["broken_lines"]
     records = pl.from_arrow(landed.records)
     assert isinstance(records, pl.DataFrame)
@@ -188,7 +189,7 @@ def test_both_companies_make_one_export(tmp_path: Path, export: Path) -> None:
     for folder in (tmp_path / "shop", export):
         assert {name for name in contents(folder) if "truth" in name} <= set(both)
     with duckdb.connect() as connection:
-        landed = reader.read(connection, reader.list_files(tmp_path / "both"))
+        landed = reader.read(connection, list_files(tmp_path / "both"))
     shop_truth = json.loads((tmp_path / "both/truth.json").read_text())
     assert landed.rejected.num_rows == truth.broken_lines + shop_truth["broken_lines"]
     assert landed.records.num_rows + landed.rejected.num_rows == truth.lines + shop_truth["lines"]

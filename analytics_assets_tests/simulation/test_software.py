@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from analytics_assets.simulation.software import (
+from analytics_assets.simulation.contracts import (
     DOWNGRADE,
     FAILED_ADOPTION,
     FEWER_USERS,
@@ -20,12 +20,10 @@ from analytics_assets.simulation.software import (
     PLANS,
     SUDDEN,
     USAGE_DECAY,
-    WEEKDAY_WEIGHTS,
-    SoftwareCompany,
-    SoftwareHistory,
     months_later,
-    simulate,
 )
+from analytics_assets.simulation.product_use import WEEKDAY_WEIGHTS
+from analytics_assets.simulation.software import SoftwareCompany, SoftwareHistory, simulate
 
 LONDON = ZoneInfo("Europe/London")
 COMPANY = SoftwareCompany(first_day=date(2025, 11, 1), last_day=date(2026, 3, 31), accounts=1_500)

@@ -20,7 +20,8 @@ from analytics_assets.saas.churn.backtest import metrics_of
 from analytics_assets.saas.churn.features import account_drivers
 from analytics_assets.saas.churn.histories import Histories
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
-from analytics_assets.simulation.software import CANCELED, SUDDEN, TRIAL, SoftwareCompany, SoftwareHistory, simulate
+from analytics_assets.simulation.contracts import CANCELED, SUDDEN, TRIAL
+from analytics_assets.simulation.software import SoftwareCompany, SoftwareHistory, simulate
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.tables import Table
 from analytics_assets_tests.saas.churn.conftest import Company
