@@ -22,7 +22,8 @@ from analytics_assets.warehouse.work import Platform
 
 # Above .25 a population is commonly said to have changed (Siddiqi 2006, "Credit Risk Scorecards").
 DRIFTED = 0.25
-_ALLOWED = f"greatest({DRIFTED}, unrest, by_chance)"
+# The newest of ten cut-offs lies beyond the nine before it once in ten times; hardly twice as far and chance besides.
+_ALLOWED = f"greatest({DRIFTED}, 2 * unrest) + by_chance"
 
 _INPUTS = [
     Needs("orders", as_of=True),
@@ -108,15 +109,16 @@ def churn_assets(
             warnings=[
                 Audit(
                     "inputs_are_those_learned_from",
-                    f"No input differs from the training rows by a population stability index above {DRIFTED}, above that of every cut-off "
-                    "among them (`unrest`), and above what chance does with so few; ages and renewals, which only grow, are left out.",
+                    f"No input differs from the training rows by a population stability index above {DRIFTED} and above twice that of "
+                    "every cut-off among them (`unrest`), by more than chance does with so few (`by_chance`); ages and renewals, which only grow, "
+                    "are left out.",
                     f"""SELECT * FROM drift WHERE "of" NOT IN ('probability', 'log_age', 'log_renewals', 'log_tenure')
                     AND stability_index > {_ALLOWED} ORDER BY stability_index DESC""",
                 ),
                 Audit(
                     "scores_are_those_learned_from",
-                    f"The scores do not differ from those of the training rows by a population stability index above {DRIFTED}, above that of "
-                    "every cut-off among them (`unrest`), and above what chance does with so few.",
+                    f"The scores do not differ from those of the training rows by a population stability index above {DRIFTED} and above "
+                    "twice that of every cut-off among them (`unrest`), by more than chance does with so few (`by_chance`).",
                     f"SELECT * FROM drift WHERE \"of\" = 'probability' AND stability_index > {_ALLOWED}",
                 ),
             ],
