@@ -16,6 +16,7 @@ import polars as pl
 
 from analytics_assets.retail.recommendations import assets
 from analytics_assets.retail.recommendations.assets import Night
+from analytics_assets.retail.recommendations.evaluation import Pairs
 from analytics_assets.retail.recommendations.lists import Histories, Kind, Lists, Scorer, make_lists
 from analytics_assets.retail.recommendations.similarity import candidates, trend
 from analytics_assets.settings import Recommendations
@@ -62,24 +63,24 @@ def known_from(
     sold, lately = (np.bincount(lines["product"], lines[name], len(products)) for name in ("sold", "lately"))
     models = candidates(histories.bought, trend(sold, lately), with_ease=True)
     popular = np.lexsort((np.arange(len(products)), -lately))
-    catalogue = pl.DataFrame({"product_id": list(products)})
-    return Night(catalogue, histories, np.ones(len(products), np.bool_), popular, models, settings), customers, products
+    return (
+        Night(np.arange(len(products)), histories, np.ones(len(products), np.bool_), popular, models, settings),
+        customers,
+        products,
+    )
 
 
 def measured(before: pl.DataFrame, after: pl.DataFrame, kind: Kind) -> pl.DataFrame:
     """The quality of every model whose lists are made of `before`, on the purchases of `after`, as `assets.choose` wants it."""
     known, customers, products = known_from(before)
-    later = (
-        after.filter(pl.col("customer").is_in(list(customers)))
-        .select(
-            pl.col("customer").replace_strict(customers, return_dtype=pl.Int64),
-            pl.col("product").alias("product_id"),
-            pl.col("product").replace_strict(products, default=None, return_dtype=pl.Int64),
-        )
-        .unique()
-        .sort("customer", "product_id")
+    # What nobody had bought before is nobody's repeat: a number of its own for each.
+    new = {name: -1 - number for number, name in enumerate(sorted(set(after["product"].to_list()) - set(products)))}
+    later = after.filter(pl.col("customer").is_in(list(customers))).select(
+        pl.col("customer").replace_strict(customers, return_dtype=pl.Int64),
+        pl.col("product").replace_strict(products | new, return_dtype=pl.Int64),
     )
-    found = assets.measured_at(known, [kind], later)[kind]
+    bought = Pairs.each_once(later["customer"].to_numpy(), later["product"].to_numpy())
+    found = assets.measured_at(known, [kind], bought)[kind]
     return pl.DataFrame(
         [(kind, model, q.customers, q.recall_at_20, q.ndcg_at_10) for model, q in found.items()],
         ["list", "model", "customers", "recall_at_20", "ndcg_at_10"],

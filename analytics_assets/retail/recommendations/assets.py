@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.retail.customers.assets import CUSTOMERS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
 from analytics_assets.retail.recommendations.evaluation import Pairs, Quality, quality
-from analytics_assets.retail.recommendations.lists import (
-    OWN,
-    POPULAR,
-    SIMILAR,
-    Bools,
-    Histories,
-    Ints,
-    Kind,
-    Lists,
-    Scorer,
-    make_lists,
-)
+from analytics_assets.retail.recommendations.lines import Bools, Ints, Lines
+from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Histories, Kind, Lists, Scorer, make_lists
 from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, named, prepare_promises, promises
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
 from analytics_assets.settings import Recommendations
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
+from analytics_assets.warehouse.lake import Staged
 from analytics_assets.warehouse.tables import Column, Table
 from analytics_assets.warehouse.work import Platform, Rows, Work
 
@@ -53,7 +48,6 @@ FEWEST_TO_CHOOSE_BY = 100
 """With 100 customers a recall of .15 has a standard error of about .02: fewer cannot tell models apart."""
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
-LINES_AT_ONCE = 1_000_000
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
 
 _AS_OF = Column("as_of_date", "DATE", "Business day at whose end this was computed.")
@@ -132,9 +126,10 @@ RECOMMENDATION_QUALITY = Table(
 
 @dataclass(frozen=True)
 class Night:
-    """What is known at the end of a day: the catalogue, what customers bought, and what may be recommended."""
+    """What is known at the end of a day: the products, what customers bought, and what may be recommended."""
 
-    catalogue: pl.DataFrame
+    products: Ints
+    """The number that each known product has in the catalogue."""
     histories: Histories
     offered: Bools
     popular: Ints
@@ -143,17 +138,16 @@ class Night:
     settings: Recommendations
 
     @cached_property
-    def scorers(self) -> dict[str, Scorer]:
-        """The candidates by name, and the yardstick, which knows nothing, last."""
-        models = {**self.candidates, YARDSTICK: Model.nothing(len(self.catalogue))}
-        return {name: Scorer.of(model, self.offered) for name, model in models.items()}
+    def nothing(self) -> Model:
+        """The model that knows nothing."""
+        return Model.nothing(len(self.products))
 
-    def models(self, kind: Kind) -> dict[str, Scorer]:
+    def models(self, kind: Kind) -> dict[str, Model]:
         """The models of a list by name: the usual winner first, the yardstick last."""
         if kind == "discover":
-            return self.scorers
-        with_history = {f"own history + {name}": self.scorers[name] for name in self.candidates}
-        return {**with_history, "own history": self.scorers[YARDSTICK], YARDSTICK: self.scorers[YARDSTICK]}
+            return {**self.candidates, YARDSTICK: self.nothing}
+        with_history = {f"own history + {name}": model for name, model in self.candidates.items()}
+        return {**with_history, "own history": self.nothing, YARDSTICK: self.nothing}
 
     def lists(self, chosen: Mapping[Kind, str], histories: Histories, with_reasons: bool = True) -> Iterator[dict[Kind, Lists]]:
         """The lists of some customers, each kind made with the model that was chosen for it."""
@@ -164,100 +158,102 @@ class Night:
             if chosen[kinds[0]] == YARDSTICK:
                 known = replace(histories, weight=np.zeros(len(histories.weight)))
             yield from make_lists(
-                kinds, known, model, self.popular, self.settings.length, self.settings.rest_days, with_reasons=with_reasons
-            )
+                kinds, known, Scorer.of(model, self.offered), self.popular, self.settings.length, self.settings.rest_days,
+                with_reasons=with_reasons,
+            )  # fmt: skip
 
 
-def night(work: Work, as_of: date, until: date, people: pl.DataFrame, with_ease: bool | None = None) -> Night:
-    """What was known at the end of `until` of the `people` (`customer`, `customer_id`), by the identities of `as_of`.
+def night(lines: Lines, customers: int, excluded: Bools, settings: Recommendations, with_ease: bool) -> Night:
+    """What was known of so many customers at the end of the day that the lines are counted from.
 
-    `with_ease` says which family the candidates are of; None leaves it to the size of the catalogue.
+    Args:
+        lines: products as the catalogue numbers them.
+        customers: numbered from 0.
+        excluded: of each product of the catalogue, whether the settings rule it out.
+        settings: what must not stand in lists, and how far back histories reach.
+        with_ease: which family the candidates are of.
     """
-    settings = work.settings.recommendations
-    parameters = {
-        "as_of": as_of,
-        "until": until,
-        "first_day": until - timedelta(days=settings.history_days - 1),
-        "history_half_life": HISTORY_HALF_LIFE_DAYS,
-        "trend_half_life": TREND_HALF_LIFE_DAYS,
-    }
-    work.connection.register("listed_customers", people.to_arrow())
-    catalogue = work.sql(_HERE / "catalogue.sql", **parameters).pl().sort("product")
-    work.connection.register("catalogue", catalogue.to_arrow())
-    lines = work.sql(_HERE / "history_lines.sql", as_of=as_of, until=until).to_arrow_reader(LINES_AT_ONCE)
-    histories = Histories.of_lines(
-        (len(people), len(catalogue)),
-        ((batch[name].to_numpy() for name in ("customer", "product", "age", "returned")) for batch in lines),
-        HISTORY_HALF_LIFE_DAYS,
-        settings.history_days,
+    products = lines.ordered(len(excluded))
+    number = np.full(len(excluded), -1, np.int32)
+    number[products] = np.arange(len(products))
+    lines = lines.numbered(number)
+    histories = Histories.of_lines((customers, len(products)), lines, HISTORY_HALF_LIFE_DAYS, settings.history_days)
+    offered = (lines.newest(len(products)) < settings.assortment_days) & ~excluded[products]
+    sold, sold_lately = (
+        lines.sold(len(products), half_life, settings.history_days)
+        for half_life in (HISTORY_HALF_LIFE_DAYS, TREND_HALF_LIFE_DAYS)
     )
-    oldest = until - timedelta(days=settings.assortment_days - 1)
-    offered = catalogue.select(
-        (pl.col("last_date") >= oldest)
-        & ~pl.col("product_id").is_in(named(catalogue["product_id"], settings.excluded_products))
-        & ~pl.col("category").is_in(named(catalogue["category"], settings.excluded_categories)).fill_null(False)
-    ).to_series().to_numpy()  # fmt: skip
-    sold, sold_lately = (catalogue[column].to_numpy() / 1e6 for column in ("sold", "sold_lately"))
-    popular = np.lexsort((catalogue["product"].to_numpy(), -sold, -sold_lately))
-    if with_ease is None:
-        with_ease = len(catalogue) <= MOST_PRODUCTS_OF_EASE
+    popular = np.lexsort((np.arange(len(products)), -sold, -sold_lately))
     models = candidates(histories.bought, trend(sold, sold_lately), with_ease)
-    return Night(catalogue, histories, offered, popular[offered[popular]], models, settings)
+    return Night(products, histories, offered, popular[offered[popular]], models, settings)
 
 
-def evaluated(work: Work, day: date, people: pl.DataFrame, with_ease: bool) -> pl.DataFrame:
+def read_lines(work: Work, day: date, people: pl.DataFrame, catalogue: pl.DataFrame) -> Lines:
+    """All order lines up to a day; customers are numbered as in `people`, products as in the `catalogue`."""
+    for name, frame in (("listed_customers", people), ("catalogue", catalogue.select("product", "product_id"))):
+        # Numbers of 32 bits: with ten million lines half the memory.
+        work.connection.register(name, frame.with_columns(cs.integer().cast(pl.Int32)).to_arrow())
+    lines = Lines.of(work.sql(_HERE / "lines.sql", as_of=day, until=day).to_arrow_table(), day)
+    for name in ("listed_customers", "catalogue"):
+        work.connection.unregister(name)
+    return lines
+
+
+def excluded(catalogue: pl.DataFrame, at_the_time: pl.DataFrame, settings: Recommendations) -> Bools:
+    """Whether the settings rule each product of a catalogue out, itself or the category that it had `at_the_time`."""
+    by_category = at_the_time.filter(pl.col("category").is_in(named(at_the_time["category"], settings.excluded_categories)))
+    by_name = named(catalogue["product_id"], settings.excluded_products)
+    return catalogue["product_id"].is_in([*by_name, *by_category["product_id"]]).to_numpy()
+
+
+def evaluated(work: Work, day: date, lines: Lines, customers: int, catalogue: pl.DataFrame, with_ease: bool) -> pl.DataFrame:
     """How well each model's lists, made at earlier cut-offs, foresaw what was bought in the week after; one row per measurement.
 
     The lists are those that would have been sent: suppression included. Customers count who had bought before; what counts
     as bought is everything for `buy_again`, and what was new to the customer for `discover`.
     """
-    some = people
-    if len(people) > CUSTOMERS_TO_EVALUATE_WITH:
-        step = -(-len(people) // CUSTOMERS_TO_EVALUATE_WITH)
-        some = people.gather_every(step).with_columns(customer=pl.int_range(pl.len()))
-        _keep_only_orders_of(work, day, some)
-    rows = []
+    settings = work.settings.recommendations
+    if customers > CUSTOMERS_TO_EVALUATE_WITH:
+        step = -(-customers // CUSTOMERS_TO_EVALUATE_WITH)
+        lines, customers = lines.of_every(step), -(-customers // step)
+    ruled_out = {}
     for days_ago in CUT_OFFS_DAYS_AGO:
-        until = day - timedelta(days=days_ago)
-        known = night(work, day, until, some, with_ease)
-        if not len(known.catalogue):
-            break
-        later = work.sql(
-            _HERE / "later_purchases.sql", as_of=day, until=until, last_day=until + timedelta(days=HOLDOUT_DAYS)
-        ).pl().sort("customer", "product_id")  # fmt: skip
-        for kind, found in measured_at(known, KINDS, later).items():
+        then = catalogue
+        if settings.excluded_categories:
+            then = work.sql(_HERE / "catalogue.sql", until=day - timedelta(days=days_ago)).pl()
+        ruled_out[days_ago] = excluded(catalogue, then, settings)
+
+    def of_cut_off(days_ago: int) -> list[tuple[Any, ...]]:
+        known = night(lines.before(days_ago), customers, ruled_out[days_ago], settings, with_ease)
+        if not len(known.products):
+            return []
+        after = lines.bought_after(days_ago, HOLDOUT_DAYS)
+        rows = []
+        for kind, found in measured_at(known, KINDS, Pairs.each_once(after.customer, _numbers(known, after.product))).items():
             yardstick = found[YARDSTICK].recall_at_20
             for model, result in found.items():
                 lift = result.recall_at_20 / yardstick if yardstick else None
+                until = day - timedelta(days=days_ago)
                 rows.append((kind, model, until, HOLDOUT_DAYS, result.customers, result.recall_at_20, result.ndcg_at_10, result.coverage, lift))  # fmt: skip
-    work.connection.execute("SET search_path = 'main'")
+        return rows
+
+    # EASE holds BLAS to one thread, which counts for the process: without the outer limit the first to end would lift it for all.
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        rows = [row for of_one in pool.map(of_cut_off, CUT_OFFS_DAYS_AGO) for row in of_one]
     names = RECOMMENDATION_QUALITY.column_names[1:-2]
     types = [pl.String, pl.String, pl.Date, pl.Int64, pl.Int64, pl.Float64, pl.Float64, pl.Float64, pl.Float64]
     return pl.DataFrame(rows, dict(zip(names, types, strict=True)), orient="row")
 
 
-def _keep_only_orders_of(work: Work, day: date, some: pl.DataFrame) -> None:
-    """Let the connection see, in front of all orders and lines, those of some customers."""
-    work.connection.register("sampled_customers", some.to_arrow())
-    work.connection.execute("CREATE SCHEMA IF NOT EXISTS sample")
-    work.connection.execute(
-        """CREATE OR REPLACE TABLE sample.orders AS FROM main.orders AS o SEMI JOIN (
-            SELECT identity FROM identities JOIN sampled_customers USING (customer_id) WHERE as_of_date = $day
-        ) AS i ON i.identity = o.identity""",
-        {"day": day},
-    )
-    work.connection.execute(
-        "CREATE OR REPLACE TABLE sample.order_items AS FROM main.order_items AS t SEMI JOIN sample.orders AS o ON o.event_id = t.event_id"
-    )
-    work.connection.execute("SET search_path = 'sample,main'")
+def _numbers(known: Night, products: Ints) -> Ints:
+    """The numbers of products of the catalogue among the known ones; below 0, and each its own, for those that came later."""
+    place = np.minimum(np.searchsorted(known.products, products), len(known.products) - 1)
+    return np.where(known.products[place] == products, place, -1 - products)
 
 
-def measured_at(known: Night, kinds: Sequence[Kind], later: pl.DataFrame) -> dict[Kind, dict[str, Quality]]:
-    """The quality of each model for each list at one cut-off."""
+def measured_at(known: Night, kinds: Sequence[Kind], bought: Pairs) -> dict[Kind, dict[str, Quality]]:
+    """The quality of each model for each list at one cut-off, of what was bought after it, in order of customer."""
     histories, offered = known.histories, int(known.offered.sum())
-    # What the catalogue does not know yet is nobody's repeat: a number of its own for each.
-    product = later.select(pl.col("product").fill_null(-1 - pl.int_range(pl.len()))).to_series().to_numpy()
-    bought = Pairs(later["customer"].to_numpy(), product)
     buyers = np.unique(bought.customer)
     theirs = histories.only(buyers)
     there = theirs.purchases > 0
@@ -324,34 +320,39 @@ def recommendations(work: Work) -> Mapping[str, Rows]:
     as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
     work.read(IDENTITIES, as_of, in_memory)
     work.read(CUSTOMERS, as_of, in_memory)
-    staged = work.stage(RECOMMENDATIONS)
-    pages: list[pa.Table] = []
-    qualities: list[pa.Table] = []
+    staged = {table.name: work.stage(table) for table in (RECOMMENDATIONS, PRODUCT_RECOMMENDATIONS)}
+    qualities = []
     for day in work.days:
-        people = work.sql(_HERE / "listed_customers.sql", as_of=day).pl().sort("customer")
-        tonight = night(work, day, day, people)
-        measured = evaluated(work, day, people, len(tonight.catalogue) <= MOST_PRODUCTS_OF_EASE)
-        chosen = {kind: choose(measured, kind, list(tonight.models(kind))) for kind in KINDS}
-        names = Names.of(tonight.catalogue, day)
-        of_kind = {kind: work.stage(RECOMMENDATIONS) for kind in KINDS}
-        for part in tonight.lists({kind: model for kind, (model, _) in chosen.items()}, tonight.histories):
-            for kind, lists in part.items():
-                of_kind[kind].append(_customer_rows(lists, people, names, kind))
-        for kind in KINDS:
-            staged.extend(of_kind[kind])
-        of_pages = tonight.lists({"discover": chosen["discover"][0]}, _pages(len(tonight.catalogue)))
-        pages.extend(_product_rows(part["discover"], names) for part in of_pages)
-        verdicts = _verdicts(measured, chosen, day)
+        chosen, verdicts = _of_day(work, day, staged)
         qualities.append(work.rows_of(RECOMMENDATION_QUALITY, verdicts.to_arrow()))
     for kind in KINDS:
         work.metadata[kind] = chosen[kind][1]
     work.metadata["what the lists of earlier days would have hit"] = dg.MetadataValue.md(_honesty(verdicts))
     prepare_promises(work)
-    return {
-        RECOMMENDATIONS.name: staged,
-        PRODUCT_RECOMMENDATIONS.name: pa.concat_tables([PRODUCT_RECOMMENDATIONS.arrow_schema().empty_table(), *pages]),
-        RECOMMENDATION_QUALITY.name: pa.concat_tables(qualities),
-    }
+    return {**staged, RECOMMENDATION_QUALITY.name: pa.concat_tables(qualities)}
+
+
+def _of_day(work: Work, day: date, staged: Mapping[str, Staged]) -> tuple[dict[Kind, tuple[str, str]], pl.DataFrame]:
+    """Append the lists of a day to what is staged; the model of each list with the reason, and the rows of `recommendation_quality`."""
+    people = work.sql(_HERE / "listed_customers.sql", as_of=day).pl().sort("customer")
+    catalogue = work.sql(_HERE / "catalogue.sql", until=day).pl().sort("product")
+    lines = read_lines(work, day, people, catalogue)
+    with_ease = len(catalogue) <= MOST_PRODUCTS_OF_EASE
+    measured = evaluated(work, day, lines, len(people), catalogue, with_ease)
+    settings = work.settings.recommendations
+    tonight = night(lines, len(people), excluded(catalogue, catalogue, settings), settings, with_ease)
+    del lines
+    chosen = {kind: choose(measured, kind, list(tonight.models(kind))) for kind in KINDS}
+    names = Names.of(catalogue, day)
+    of_kind = {kind: work.stage(RECOMMENDATIONS) for kind in KINDS}
+    for part in tonight.lists({kind: model for kind, (model, _) in chosen.items()}, tonight.histories):
+        for kind, lists in part.items():
+            of_kind[kind].append(_customer_rows(lists, people, names, kind))
+    for kind in KINDS:
+        staged[RECOMMENDATIONS.name].extend(of_kind[kind])
+    for part in tonight.lists({"discover": chosen["discover"][0]}, _pages(len(catalogue))):
+        staged[PRODUCT_RECOMMENDATIONS.name].append(_product_rows(part["discover"], names))
+    return chosen, _verdicts(measured, chosen, day)
 
 
 @dataclass(frozen=True)
@@ -385,14 +386,13 @@ def _customer_rows(lists: Lists, people: pl.DataFrame, names: Names, kind: Kind)
 
 
 def _product_rows(lists: Lists, names: Names) -> pa.Table:
-    """The lists of pages with names in the place of numbers."""
+    """The lists of pages with names in the place of numbers; each text stands there once."""
     columns = {
         **_columns(lists, names),
         "product_id": _texts(names.products, lists.customer),
         "related_product_id": _texts(names.products, lists.product),
     }
-    table = PRODUCT_RECOMMENDATIONS
-    return pa.table({name: columns[name] for name in table.column_names}).cast(table.arrow_schema())
+    return pa.table({name: columns[name] for name in PRODUCT_RECOMMENDATIONS.column_names})
 
 
 def _columns(lists: Lists, names: Names) -> dict[str, pa.Array]:

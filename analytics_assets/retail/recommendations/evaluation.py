@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analytics_assets.retail.recommendations.lists import Bools, Ints
+from analytics_assets.retail.recommendations.lines import Bools, Ints, Numbers
 from analytics_assets.retail.recommendations.similarity import Floats
 
 RECALL_AT = 20
@@ -27,6 +27,15 @@ class Pairs:
         """The pairs of all parts, in their order."""
         nothing = np.empty(0, np.int64)
         return cls(*(np.concatenate((nothing, *(getattr(p, name) for p in parts))) for name in ("customer", "product")))
+
+    @classmethod
+    def each_once(cls, customer: Numbers, product: Numbers) -> Pairs:
+        """Each pair once, in order of customer and product."""
+        order = np.lexsort((product, customer))
+        pairs = cls(customer[order].astype(np.int64), product[order].astype(np.int64))
+        other = np.ones(len(order), np.bool_)
+        other[1:] = (np.diff(pairs.customer) != 0) | (np.diff(pairs.product) != 0)
+        return pairs.only(other)
 
     def only(self, chosen: Bools) -> Pairs:
         """Those that are chosen."""

@@ -6,7 +6,7 @@ Customers and products are row and column numbers here; `assets.py` gives them t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -17,11 +17,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from analytics_assets.retail.recommendations.lines import AGES, Bools, Ints, Lines, Numbers, worth
 from analytics_assets.retail.recommendations.similarity import Floats, Model
 
-Ints = NDArray[np.int64]
-Numbers = NDArray[np.signedinteger]
-Bools = NDArray[np.bool_]
 Kind = Literal["buy_again", "discover"]
 
 SHARE_OF_SIMILARITY = 3.0
@@ -39,8 +37,6 @@ LENGTHS_OF_HISTORY = (8, 24, 72)
 """Histories are scored apart by their length: as many more of a row's best have to be kept as the longest has products."""
 _SPARE = 10
 """Products scored beyond the length, so that those that tie once rounded are all there to be put in order."""
-AGES = 2**15
-"""More days than any history has."""
 _NOWHERE = np.iinfo(np.int64).max
 
 
@@ -69,33 +65,36 @@ class Histories:
         return cls(shape, starts, products[order], weight, purchases, last_day, returned)
 
     @classmethod
-    def of_lines(
-        cls, shape: tuple[int, int], lines: Iterable[Iterable[NDArray]], half_life: float, history_days: int
-    ) -> Histories:
-        """Sum up order lines: in parts, their customers, products, ages in days, and whether (1 or 0) they were returned.
+    def of_lines(cls, shape: tuple[int, int], lines: Lines, half_life: float, history_days: int) -> Histories:
+        """Sum up the order lines of customers.
 
         A purchase is a day on which the product was ordered. Its weight, in whole millionths, halves with `half_life` days and
         is 0 from `history_days` on.
         """
-        # A line is one number, and a sort does what grouping would: a fifth of its memory.
-        parts = [((c * shape[1] + p) * AGES + age) * 2 + returned for c, p, age, returned in lines]
-        codes = np.concatenate((np.empty(0, np.int64), *parts))
+        # A line is one number, and a sort does what grouping would: a fifth of its memory. Nobody's are below 0.
+        codes = lines.customer.astype(np.int64)
+        for base, digit in ((shape[1], lines.product), (AGES, lines.age), (2, lines.returned)):
+            codes *= base
+            codes += digit
         codes.sort()
+        codes = codes[np.searchsorted(codes, 0) :]
         codes = codes[_changes(codes)]
-        pairs, age, returned = codes // (2 * AGES), (codes // 2 % AGES).astype(np.int32), (codes % 2).astype(np.bool_)
-        worth = np.floor(1e6 * 0.5 ** (np.arange(history_days) / half_life)).astype(np.int64)
-        weight = np.where(returned | (age >= history_days), 0, worth[np.minimum(age, history_days - 1)])
+        pairs = codes // (2 * AGES)
         first = np.flatnonzero(_changes(pairs))
         customers, products = np.divmod(pairs[first], shape[1])
-        purchases = np.add.reduceat(~returned, first, dtype=np.int32)
-        newest = np.minimum.reduceat(np.where(returned, AGES, age), first).astype(np.int32)
+        del pairs
+        age, returned = (codes >> 1 & AGES - 1).astype(np.int16), (codes & 1).astype(np.bool_)
+        del codes
+        weight = np.append(worth(half_life, history_days), 0)[np.where(returned, history_days, np.minimum(age, history_days))]
+        purchases = np.add.reduceat(~returned, first, dtype=np.int16)
+        newest = np.minimum.reduceat(np.where(returned, np.int16(AGES - 1), age), first)
         return cls(
             shape,
             np.searchsorted(customers, np.arange(shape[0] + 1)),
             products.astype(np.int32),
-            np.add.reduceat(weight, first) / 1e6,
+            np.add.reduceat(weight, first, dtype=np.int64) / 1e6,
             purchases,
-            np.where(purchases > 0, newest, np.int32(-1)),
+            np.where(purchases > 0, newest, np.int16(-1)),
             np.logical_or.reduceat(returned, first),
         )
 

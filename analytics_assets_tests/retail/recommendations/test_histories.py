@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from analytics_assets.retail.recommendations import assets
+from analytics_assets.retail.recommendations.evaluation import Pairs
+from analytics_assets.retail.recommendations.lines import Lines
 from analytics_assets.retail.recommendations.lists import Histories
 from analytics_assets.warehouse.engine import engine, run
 
@@ -38,15 +41,11 @@ def shop_at(request):
     parameters = {
         "as_of": AS_OF,
         "until": until,
-        "first_day": until - timedelta(days=39),
-        "last_day": until + timedelta(days=7),
-        "history_half_life": 120.0,
-        "trend_half_life": 7.0,
     }
     return orders, items, identities, parameters
 
 
-def rows_of(shop_at, file: str) -> pl.DataFrame:
+def rows_of(shop_at, file: str) -> pa.Table:
     orders, items, identities, parameters = shop_at
     with engine() as connection:
         for name, rows, columns in (
@@ -62,7 +61,7 @@ def rows_of(shop_at, file: str) -> pl.DataFrame:
             frame = pl.DataFrame(rows, columns, orient="row", infer_schema_length=None)
             connection.register(name, frame.to_arrow())
         connection.register("catalogue", run(connection, HERE / "catalogue.sql", parameters).to_arrow_table())
-        return run(connection, HERE / f"{file}.sql", parameters).pl()
+        return run(connection, HERE / f"{file}.sql", parameters).to_arrow_table()
 
 
 def sold_lines(shop_at):
@@ -70,24 +69,23 @@ def sold_lines(shop_at):
     return [line for line in items if line[2] == "order" and line[7] > 0 and line[0] <= parameters["until"]]
 
 
-def weight(day: date, parameters, half_life: float) -> int:
-    age = (parameters["until"] - day).days
-    return floor(1_000_000 * 0.5 ** (age / half_life)) if day >= parameters["first_day"] else 0
+HISTORY_DAYS = 40
 
 
-def test_the_catalogue_holds_every_product_ever_ordered_with_its_newest_name_and_its_sales(shop_at):
-    parameters = shop_at[3]
+def weight(day: date, until: date, half_life: float) -> int:
+    age = (until - day).days
+    return floor(1_000_000 * 0.5 ** (age / half_life)) if age < HISTORY_DAYS else 0
+
+
+def test_the_catalogue_holds_every_product_ever_ordered_with_its_newest_name_and_category(shop_at):
     lines = sold_lines(shop_at)
     expected = []
     for number, product in enumerate(sorted({line[4] for line in lines})):
-        mine = sorted((line for line in lines if line[4] == product), key=lambda line: line[0])
+        mine = [line for line in lines if line[4] == product]
         names = sorted((line[0], line[5]) for line in mine if line[5])
         categories = sorted((line[0], line[6]) for line in mine if line[6])
-        expected.append((
-            number, product, names[-1][1] if names else product, categories[-1][1] if categories else None, mine[-1][0],
-            sum(weight(line[0], parameters, 120) for line in mine), sum(weight(line[0], parameters, 7) for line in mine),
-        ))  # fmt: skip
-    assert rows_of(shop_at, "catalogue").sort("product").rows() == expected
+        expected.append((number, product, names[-1][1] if names else product, categories[-1][1] if categories else None))
+    assert sorted(map(tuple, (row.values() for row in rows_of(shop_at, "catalogue").to_pylist()))) == expected
 
 
 def owners(shop_at) -> dict[str, int]:
@@ -108,10 +106,8 @@ def test_histories_count_days_of_purchase_and_know_what_was_returned(shop_at):
                 returned.add((owner[event], catalogue[product]))
             elif quantity > 0:
                 days[owner[event], catalogue[product]].add(day)
-    lines = rows_of(shop_at, "history_lines")
-    columns = [lines[name].to_numpy() for name in ("customer", "product", "age", "returned")]
-    parts = [[column[start : start + 50] for column in columns] for start in range(0, len(lines), 50)]
-    found = Histories.of_lines((5, len(catalogue)), parts, 120.0, 40)
+    lines = Lines.of(rows_of(shop_at, "lines"), parameters["until"])
+    found = Histories.of_lines((5, len(catalogue)), lines, 120.0, HISTORY_DAYS)
     pairs = sorted(days.keys() | returned)
     assert list(zip(found.owner.tolist(), found.products.tolist(), strict=True)) == pairs
     assert np.diff(found.starts).tolist() == [sum(customer == n for customer, _ in pairs) for n in range(5)]
@@ -119,24 +115,66 @@ def test_histories_count_days_of_purchase_and_know_what_was_returned(shop_at):
     newest = [max(days[pair], default=None) for pair in pairs]
     assert found.last_day.tolist() == [-1 if day is None else (parameters["until"] - day).days for day in newest]
     assert found.returned.tolist() == [pair in returned for pair in pairs]
-    assert found.weight.tolist() == [sum(weight(day, parameters, 120) for day in days[pair]) / 1e6 for pair in pairs]
+    assert found.weight.tolist() == [sum(weight(day, parameters["until"], 120) for day in days[pair]) / 1e6 for pair in pairs]
 
 
 def test_nothing_bought_is_a_history_without_entries():
-    found = Histories.of_lines((3, 2), [], 120.0, 40)
+    nothing = np.empty(0, np.int32)
+    found = Histories.of_lines((3, 2), Lines(nothing, nothing, nothing.astype(np.int16), nothing > 0), 120.0, HISTORY_DAYS)
     assert found.starts.tolist() == [0, 0, 0, 0]
     assert not len(found.products)
 
 
-def test_later_purchases_are_those_of_the_days_after_with_products_that_may_be_new(shop_at):
-    _, items, _, parameters = shop_at
-    owner = owners(shop_at)
-    catalogue = {product: number for number, product in enumerate(sorted({line[4] for line in sold_lines(shop_at)}))}
+def lines_and_products(shop_at) -> tuple[Lines, list[str]]:
+    """What the lines of the last day tell, and the ids of the products that they number."""
+    shop_at[3]["until"] = AS_OF
+    return Lines.of(rows_of(shop_at, "lines"), AS_OF), sorted({line[4] for line in sold_lines(shop_at)})
+
+
+def test_sales_and_the_newest_of_them_are_those_that_were_known_at_an_earlier_day(shop_at):
+    until = shop_at[3]["until"]
+    sold = sold_lines(shop_at)
+    lines, products = lines_and_products(shop_at)
+    then = lines.before((AS_OF - until).days)
+    assert [products[n] for n in then.ordered(len(products))] == sorted({line[4] for line in sold})
+    for half_life in (120, 7):
+        expected = [sum(weight(line[0], until, half_life) for line in sold if line[4] == product) / 1e6 for product in products]
+        assert then.sold(len(products), half_life, HISTORY_DAYS).tolist() == expected
+    newest = [min(((until - line[0]).days for line in sold if line[4] == product), default=2**15 - 1) for product in products]
+    assert then.newest(len(products)).tolist() == newest
+
+
+def test_what_was_bought_after_is_that_of_the_days_after_by_those_who_have_lists(shop_at):
+    until, owner = shop_at[3]["until"], owners(shop_at)
+    _, items, _, _ = shop_at
     expected = {
-        (owner[event], product, catalogue.get(product))
+        (owner[event], product)
         for day, event, kind, _, product, _, _, quantity in items
-        if event in owner and kind == "order" and quantity > 0 and parameters["until"] < day <= parameters["last_day"]
+        if event in owner and kind == "order" and quantity > 0 and until < day <= until + timedelta(days=7)
     }
-    found = rows_of(shop_at, "later_purchases").rows()
-    assert set(found) == expected
-    assert len(found) == len(expected)
+    lines, products = lines_and_products(shop_at)
+    after = lines.bought_after((AS_OF - until).days, 7)
+    found = Pairs.each_once(after.customer, after.product)
+    assert [
+        (customer, products[n]) for customer, n in zip(found.customer.tolist(), found.product.tolist(), strict=True)
+    ] == sorted(expected)
+
+
+def test_a_sample_holds_the_lines_of_every_nth_customer_under_new_numbers(shop_at):
+    lines, _ = lines_and_products(shop_at)
+    some = lines.of_every(2)
+    kept = [(c // 2, p, a, r) for c, p, a, r in rows(lines) if c in (0, 2, 4)]
+    assert rows(some) == kept
+    assert {c for c, *_ in kept} == {0, 1, 2}
+
+
+def test_products_that_have_no_other_number_leave_with_their_lines(shop_at):
+    lines, products = lines_and_products(shop_at)
+    number = np.full(len(products), -1, np.int32)
+    number[[2, 5]] = [0, 1]
+    assert rows(lines.numbered(number)) == [(c, {2: 0, 5: 1}[p], a, r) for c, p, a, r in rows(lines) if p in (2, 5)]
+
+
+def rows(lines: Lines) -> list[tuple]:
+    columns = (lines.customer, lines.product, lines.age, lines.returned)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
