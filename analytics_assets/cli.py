@@ -87,7 +87,10 @@ def main() -> None:
     from analytics_assets.saas.health.effect import NoUsage
     from analytics_assets.warehouse.lake import LakeError
 
-    home = Home.from_environment()
+    try:
+        home = Home.from_environment()
+    except HomeError as error:
+        _stop(str(error))
     try:
         settings = load_settings()
         if arguments.command == "run":
@@ -403,7 +406,10 @@ def _accept(settings: Settings, home: Home, files: list[str]) -> None:
     from analytics_assets.events.loading import load
 
     loaded = load(settings, home, accept=files)
-    console.print(f"loaded again: {', '.join(loaded.files)} ({loaded.lines:,} lines). `make run` now restates what they touch.")
+    console.print(
+        f"loaded again: {', '.join(loaded.files)} ({loaded.lines:,} lines). The daemon restates what they touch after its next load, five past the hour; `make run` does at once.",
+        soft_wrap=True,
+    )
 
 
 def _sent(settings: Settings, home: Home, day: date) -> None:
@@ -449,9 +455,11 @@ def _alerts(settings: Settings, home: Home, every: bool, retry: bool) -> None:
     from datetime import UTC, datetime
 
     from analytics_assets.definitions import build_platform
+    from analytics_assets.operations.alerts import on_the_wall
     from analytics_assets.operations.delivery import deliver, outbox_of, send_by_apprise
 
-    outbox = outbox_of(build_platform(settings, home))
+    platform = build_platform(settings, home)
+    outbox = outbox_of(platform)
     if retry:
         clock = lambda: datetime.now(UTC)  # noqa: E731
         due = outbox.try_again(clock())
@@ -459,8 +467,9 @@ def _alerts(settings: Settings, home: Home, every: bool, retry: bool) -> None:
         console.print(f"{due} messages were undelivered; {accepted} accepted now, {refused} not")
     found = outbox.alerts(standing_only=not every)
     for one in found:
-        until = f" to {one.recovered_at:%Y-%m-%d %H:%M}" if one.recovered_at else ""
-        head = f"#{one.number} {one.alert.severity} {one.alert.kind}: {one.raised_at:%Y-%m-%d %H:%M}{until} UTC, seen {one.times_seen}×"
+        until = f" to {on_the_wall(one.recovered_at, platform)}" if one.recovered_at else ""
+        since = on_the_wall(one.raised_at, platform)
+        head = f"#{one.number} {one.alert.severity} {one.alert.kind}: {since}{until}, seen {one.times_seen}×"
         console.print(
             _plain(f"{head}\n    {one.alert.text}\n    {one.delivery or 'nobody was told yet'}"), highlight=False, soft_wrap=True
         )
@@ -483,7 +492,8 @@ def _versions(settings: Settings, home: Home, name: str, newest: int) -> None:
     """List what was committed to a table."""
     from analytics_assets.definitions import build_platform
 
-    grid = Grid("version", "committed (UTC)", "operation", "note")
+    grid = Grid("version", "committed (UTC)", "operation")
+    grid.add_column("note", overflow="fold")
     for one in build_platform(settings, home).lake.versions(_declared_table(name), newest):
         grid.add_row(f"{one.number}", f"{one.at:%Y-%m-%d %H:%M:%S}", one.operation, _plain(one.note))
     console.print(grid)
@@ -491,9 +501,20 @@ def _versions(settings: Settings, home: Home, name: str, newest: int) -> None:
 
 def _restore(settings: Settings, home: Home, name: str, version: int) -> None:
     """Put a table back, and publish it."""
+    import dagster as dg
+    from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
     from analytics_assets.definitions import build_platform
+    from analytics_assets.operations.record import open_record
 
     platform, table = build_platform(settings, home), _declared_table(name)
+    with open_record(home) as instance:
+        if at_work := instance.get_runs_count(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES))):
+            console.print(
+                f"[yellow]{at_work} runs are under way:[/] what they commit to {name} from now on comes over the version that is put back. "
+                "See `versions` when they have ended.",
+                soft_wrap=True,
+            )
     before = platform.lake.pin(table).version
     now = platform.lake.restore(table, version)
     platform.publish()

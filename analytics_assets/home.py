@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
@@ -41,8 +42,18 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """`ANALYTICS_HOME`, or `data/` beside the package."""
-        return cls(Path(os.environ.get("ANALYTICS_HOME") or PROJECT_ROOT / "data").expanduser().resolve())
+        """`ANALYTICS_HOME`, or `data/` beside the package.
+
+        Raises:
+            HomeError: no Delta table can lie below it.
+        """
+        root = Path(os.environ.get("ANALYTICS_HOME") or PROJECT_ROOT / "data").expanduser().resolve()
+        # Delta's library reads it as the character that it stands for in a URL, and looks elsewhere.
+        if found := re.search("%[0-9A-Fa-f]{2}", str(root)):
+            raise HomeError(
+                f"{root} cannot hold tables: {found[0]} in a path is read as another character. Name another ANALYTICS_HOME."
+            )
+        return cls(root)
 
     @property
     def lake(self) -> Path:

@@ -4,10 +4,13 @@ import os
 import sys
 import traceback
 
+import dagster as dg
 import duckdb
 import pytest
 
 from analytics_assets import cli
+from analytics_assets.operations.record import open_record
+from analytics_assets.warehouse.lake import LakeError
 
 NO_SPACE = 'IO Error: Could not write file "orders.parquet": No space left on device'
 
@@ -60,3 +63,16 @@ def test_what_nobody_foresaw_is_shown_as_it_is(run) -> None:
 
     ended, said = run(work)
     assert isinstance(ended, duckdb.BinderException) and said == ""
+
+
+def test_versions_show_run_ids_whole_and_a_restore_says_what_is_under_way(branch, capsys) -> None:
+    cli._versions(branch.settings, branch.home, "orders", 1)
+    with branch.instance() as instance:
+        ids = {run.run_id for run in instance.get_runs()}
+    said = "".join(capsys.readouterr().out.replace("│", " ").split())
+    assert any(run_id in said for run_id in ids)
+    with open_record(branch.home) as instance:
+        instance.add_run(dg.DagsterRun("__ASSET_JOB", status=dg.DagsterRunStatus.STARTED))
+    with pytest.raises(LakeError, match="orders"):
+        cli._restore(branch.settings, branch.home, "orders", 99)
+    assert "1 runs are under way: what they commit to orders from now on" in capsys.readouterr().out

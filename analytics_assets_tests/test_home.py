@@ -142,3 +142,12 @@ def test_locks_of_other_names_and_other_homes_are_free(tmp_path) -> None:
         Home(tmp_path / "two").lock("load", pytest.fail),
     ):
         pass
+
+
+def test_a_path_that_delta_would_read_as_another_is_refused(tmp_path, monkeypatch) -> None:
+    for name in ("100%", "a b", "50%zz"):
+        monkeypatch.setenv("ANALYTICS_HOME", str(tmp_path / name))
+        assert Home.from_environment().root == tmp_path / name
+    monkeypatch.setenv("ANALYTICS_HOME", str(tmp_path / "a%20b"))
+    with pytest.raises(HomeError, match="a%20b cannot hold tables: %20 in a path is read as another character"):
+        Home.from_environment()

@@ -14,7 +14,9 @@ import pytest
 from analytics_assets.definitions import build_definitions
 from analytics_assets.events.tables import RECORDS
 from analytics_assets.home import Home
+from analytics_assets.operations.alerts import look_at_ended_runs
 from analytics_assets.operations.catch_up import Stage, StepFailed, catch_up, events_to_run, run_stage
+from analytics_assets.operations.outbox import Outbox
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.memory import PEAK_MEMORY
 
@@ -227,6 +229,27 @@ def test_what_is_held_back_after_a_change_of_settings_is_tried_again_by_every_ru
         assert [bool(done.held_back) for done in tried] == [True]
     kept = branch.platform().home.contents().built_with
     assert "email_campaign" not in kept and "recommendations" in kept
+
+
+def test_new_lines_that_could_not_be_read_are_a_warning_until_a_load_without_any(branch, lines) -> None:
+    at = lines.at("2011-11-01 12:00")
+    outbox = Outbox(branch.home.alerts)
+
+    def load(*added: bytes) -> list[str]:
+        if added:
+            branch.add(5, at, list(added))
+        branch.load()
+        with branch.instance() as instance:
+            look_at_ended_runs(instance, outbox, [], datetime.now(UTC))
+        return [one.alert.text for one in outbox.alerts(standing_only=True) if "new_lines_were_read" in one.alert.key]
+
+    load()
+    assert load() == [], "what was rejected long ago is no news"
+    [text] = load(lines.event("visited site", "ann@x.test", at), b"{", b"[]")
+    assert text.startswith(
+        "export_files: new_lines_were_read failed. found: revisions/5.json: 2 lines were rejected, the first is line 2:"
+    )
+    assert load() == []
 
 
 def test_who_is_killed_in_a_restatement_goes_on_where_it_was(branch) -> None:

@@ -32,6 +32,7 @@ EARLIEST_FIRST_DAY = datetime(2009, 1, 1, tzinfo=UTC)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 # What the materialisation of `export_files` keeps: the newest load whose hours have been marked.
 _MARKED = "hours marked up to the load of"
+NEW_LINES_READ = "new_lines_were_read"
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,8 @@ def export_files_asset(platform: Platform) -> dg.AssetsDefinition:
             dg.AssetCheckSpec("every_line_accounted_for", asset="export_files", blocking=True,
                               description="Events + property sets + aliases + repeated + rejected lines = lines, in every file."),
             dg.AssetCheckSpec("few_lines_rejected", asset="export_files", description="Less than one line in a hundred could not be read."),
+            dg.AssetCheckSpec(NEW_LINES_READ, asset="export_files",
+                              description="Every line of the files that were loaded now could be read. The others lie in `rejected_lines`."),
             dg.AssetCheckSpec("every_file_is_there", asset="export_files",
                               description="Every file that the export's index names is in the folder, or was loaded once. A file that is still being "
                               "copied is there by the next load; one that is lost is missing from every figure."),
@@ -358,6 +361,15 @@ def _load_and_account(
             """SELECT count(*), sum(lines), sum(rejected_lines), count(*) FILTER
             (lines <> events + property_sets + aliases + repeated_lines + rejected_lines) FROM export_files"""
         ).fetchall()[0]
+        attach(connection, lake.pin(REJECTED_LINES))
+        of_files = connection.sql(
+            """SELECT file, count(*), min(line_number), min_by(reason, line_number) FROM rejected_lines
+            WHERE list_contains($files, file) GROUP BY 1 ORDER BY 1 LIMIT 5""",
+            params={"files": list(loaded.files)},
+        ).fetchall()
+    unread = [
+        f"{file}: {count} lines were rejected, the first is line {line}: {reason}" for file, count, line, reason in of_files
+    ]
     yield dg.AssetCheckResult(
         check_name="every_line_accounted_for", passed=wrong == 0, metadata={"files that do not add up": wrong}
     )
@@ -365,6 +377,10 @@ def _load_and_account(
     yield dg.AssetCheckResult(
         check_name="few_lines_rejected", passed=share < 0.01, severity=dg.AssetCheckSeverity.WARN,
         metadata={"rejected": rejected, "share": round(share, 5)},
+    )  # fmt: skip
+    yield dg.AssetCheckResult(
+        check_name=NEW_LINES_READ, passed=not unread, severity=dg.AssetCheckSeverity.WARN,
+        metadata={"found": unread, "means": "Every line of the files that were loaded now could be read."} if unread else {},
     )  # fmt: skip
     yield dg.AssetCheckResult(
         check_name="every_file_is_there", passed=not loaded.missing, severity=dg.AssetCheckSeverity.WARN,

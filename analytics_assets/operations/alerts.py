@@ -46,7 +46,7 @@ ALERTS = Table(
     key=("alert",),
 )
 
-FAILED, BLOCKED, CHECK = "failed after retries", "blocking check failed", "check failed"
+FAILED, BLOCKED, CHECK = "failed", "blocking check failed", "check failed"
 STALE, HELD, REFUSED, WINDOW, DIFFERS = "stale", "activation blocked", "model refused", "processing window", "not reproducible"
 INCOMPLETE, OUTDATED = "incomplete day", "outdated days"
 LATE, DAEMON, PUBLICATION, UNDELIVERED, WATCHING = "late", "daemon dead", "publication behind", "undelivered", "watching failed"
@@ -71,23 +71,34 @@ LATE_DEVIATIONS, LATE_SHARE, LATE_SECONDS = 6 * 1.4826, 1.5, 120.0
 RUNS_COMPARED, FEWEST_COMPARED = 60, 5
 SILENT_DAEMON = timedelta(minutes=10)
 BEHIND_FOR = timedelta(minutes=5)
+# Dagster begins a run anew within seconds, unless its backfill has ended, its job is gone, or the daemon is not there.
+BEGUN_ANEW_WITHIN = timedelta(minutes=10)
 
 
-def look_at_ended_runs(platform: Platform, instance: dg.DagsterInstance, outbox: Outbox, specs: Sequence[dg.AssetSpec]) -> int:
+def look_at_ended_runs(instance: dg.DagsterInstance, outbox: Outbox, specs: Sequence[dg.AssetSpec], now: datetime) -> int:
     """Raise and end alerts by what ended runs did, each run once, in the order in which they ended.
+
+    A run that Dagster is to begin anew is looked at when it has been, or when it was waited for in vain.
 
     Returns:
         How many runs were looked at.
     """
     known = {spec.key.to_user_string(): spec for spec in specs}
     until = outbox.seen_until()
-    looked_at = 0
+    looked_at, given_up = 0, False
     for record in ended_runs(instance, until - OVERLAP if until else None):
+        waiting = record.dagster_run.is_complete_and_waiting_to_retry
+        if waiting and now - record.update_timestamp < BEGUN_ANEW_WITHIN:
+            continue
         steps = steps_of(instance, record.dagster_run)
         with outbox.together():
             if outbox.seen_first(record.dagster_run.run_id, record.update_timestamp):
                 _look_at(record, steps, outbox, known)
                 looked_at += 1
+                given_up = given_up or waiting
+            elif given_up:
+                # It ended after the run that was waited for, and may have made what that one did not.
+                _recover(record, steps, outbox, known)
     if newest := outbox.seen_until():
         outbox.forget_runs_before(newest - 2 * OVERLAP)
     return looked_at
@@ -95,17 +106,15 @@ def look_at_ended_runs(platform: Platform, instance: dg.DagsterInstance, outbox:
 
 def _look_at(record: RunRecord, steps: Mapping[str, StepRun], outbox: Outbox, known: Mapping[str, dg.AssetSpec]) -> None:
     run, at = record.dagster_run, record.update_timestamp
-    failed = run.status == DagsterRunStatus.FAILURE
     # Dagster begins a run anew whose worker crashed; only the last of them is news.
-    for_good = failed and run.tags.get("dagster/will_retry") != "true"
+    begun_anew = run.tags.get("dagster/will_retry") == "true" and not run.is_complete_and_waiting_to_retry
+    for_good = run.status == DagsterRunStatus.FAILURE and not begun_anew
     died = for_good and not any(step.failure for step in steps.values())
+    _recover(record, steps, outbox, known)
     for step in steps.values():
         spec = known.get(step.asset)
         owners = tuple(spec.owners) if spec else ()
-        if step.made and not step.failure:
-            newer_will_do = spec is not None and spec.tags.get(FILL) == "newest"
-            _recover_partitions(step, outbox, at, newer_will_do)
-        elif step.failure and for_good:
+        if step.failure and for_good:
             outbox.raise_alert(_failure(step, run.run_id, owners), at)
         elif for_good and step.partitions and not step.made and (died or (step.begun and not step.ended)):
             text = f"{step.asset} {step.span or ''}: the run ended without a word: its worker was killed, or ran out of memory"
@@ -116,14 +125,19 @@ def _look_at(record: RunRecord, steps: Mapping[str, StepRun], outbox: Outbox, kn
                 _look_at_check(check, step, run.run_id, owners, outbox, at)
 
 
+def _recover(record: RunRecord, steps: Mapping[str, StepRun], outbox: Outbox, known: Mapping[str, dg.AssetSpec]) -> None:
+    for step in steps.values():
+        if step.made and not step.failure:
+            spec = known.get(step.asset)
+            newer_will_do = spec is not None and spec.tags.get(FILL) == "newest"
+            _recover_partitions(step, outbox, record.update_timestamp, newer_will_do)
+
+
 def _failure(step: StepRun, run_id: str, owners: tuple[str, ...]) -> Alert:
     blocking = [check for check in step.checks if check.blocking and not check.passed]
-    kind = FAILED
-    if blocking:
-        kind = KIND_OF_CHECK.get(blocking[0].check_name, BLOCKED)
-        if kind == HELD and "is not accepted" in (step.failure or ""):
-            kind = REFUSED
-    text = masked(step.failure or "")
+    kind = KIND_OF_CHECK.get(blocking[0].check_name, BLOCKED) if blocking else FAILED
+    attempts = f" ({len(step.begun)} attempts)" if len(step.begun) > 1 else ""
+    text = masked(step.failure or "") + attempts
     return Alert(f"failed:{step.asset}:{step.span}", kind, "error", step.asset, text, step.span, owners, run_id)
 
 
@@ -156,12 +170,23 @@ def _look_at_check(
             outbox.recover(key, at)
         return
     told = {name: value.value for name, value in check.metadata.items() if name not in ("partitions", "plot", "means")}
-    figures = ", ".join(f"{name}: {'; '.join(value) if isinstance(value, list) else value}" for name, value in told.items())
+    figures = ", ".join(
+        f"{name}: {'; '.join(_told_once(value)) if isinstance(value, list) else value}" for name, value in told.items()
+    )
     means = f". It checks: {check.metadata['means'].value}" if "means" in check.metadata else ""
-    text = masked(f"{step.asset} {span or ''}: {check.check_name} failed. {figures}{means}")
+    text = masked(f"{step.asset}{f' {span}' if span else ''}: {check.check_name} failed. {figures}{means}")
     severity = "error" if check.severity == dg.AssetCheckSeverity.ERROR else "warning"
     kind = KIND_OF_CHECK.get(check.check_name, CHECK)
     outbox.raise_alert(Alert(key, kind, severity, step.asset, text, span, owners, run_id), at)
+
+
+def _told_once(rows: Sequence[str]) -> list[str]:
+    """Rows that differ in their day alone as one: a model that is refused is for the same reason on every day that it serves."""
+    alike: dict[str, list[str]] = {}
+    for row in rows:
+        day, _, rest = row.partition(", ")
+        alike.setdefault(rest if day.startswith("as_of_date ") else row, []).append(row)
+    return [same[0] if len(same) == 1 else f"{same[0]} (and on {len(same) - 1} more days)" for same in alike.values()]
 
 
 def _last(span: str | None) -> str | None:
@@ -171,6 +196,11 @@ def _last(span: str | None) -> str | None:
 def masked(text: str) -> str:
     """A text without addresses of people and without credentials in URLs, and no longer than a message may be."""
     return re.sub(r"[^\s'\"(,;<>]+@[^\s'\"),;<>]+", "‹address›", text)[:1_500]
+
+
+def on_the_wall(instant: datetime, platform: Platform) -> str:
+    """An instant in words, on the clock of the business: that of partitions, and of every other time in a message."""
+    return f"{instant.astimezone(platform.settings.business.zone):%Y-%m-%d %H:%M}"
 
 
 def look_at_now(platform: Platform, instance: dg.DagsterInstance, outbox: Outbox, now: datetime) -> None:
@@ -261,7 +291,8 @@ def _publication(platform: Platform, outbox: Outbox, now: datetime) -> list[Aler
         return []
     if now - datetime.fromisoformat(since) < BEHIND_FOR:
         return []
-    text = f"analytics.duckdb has not shown the lake's newest commits since {since[:16]} UTC. Publishing fails: see the tick of publish_leftovers."
+    shown = on_the_wall(datetime.fromisoformat(since), platform)
+    text = f"analytics.duckdb has not shown the lake's newest commits since {shown}. Publishing fails: see the tick of publish_leftovers."
     return [Alert(f"{_NOW}publication", PUBLICATION, "error", PLATFORM, text)]
 
 

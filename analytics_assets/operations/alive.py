@@ -119,7 +119,11 @@ def _delivery(home: Home, now: datetime) -> Iterator[tuple[bool, str]]:
         yield False, f"{count} messages undelivered to {address}"
     for address, count in overdue.items():
         yield False, f"{count} messages waiting for {address} for more than an hour"
-    if not undelivered and not overdue:
+    waiting = {address: count - overdue.get(address, 0) for address, count in outbox.waiting().items()}
+    for address, count in waiting.items():
+        if count:
+            yield True, f"{count} messages waiting for {address}"
+    if not undelivered and not any(waiting.values()) and not overdue:
         yield True, "every message delivered"
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, masked
+from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, masked, on_the_wall
 from analytics_assets.operations.outbox import NO_ADDRESS, Alert, Message, Outbox, Standing
 from analytics_assets.settings import AlertRoute, Alerts
 from analytics_assets.warehouse.work import Platform
@@ -186,10 +186,10 @@ def watch(platform: Platform, instance: dg.DagsterInstance, specs: Sequence[dg.A
     outbox, clock = outbox_of(platform), lambda: datetime.now(UTC)
     now = clock()
     if by_daemon:
-        _note_absence(outbox, now)
+        _note_absence(platform, outbox, now)
     broken: list[str] = []
     for look in (
-        lambda: look_at_ended_runs(platform, instance, outbox, specs),
+        lambda: look_at_ended_runs(instance, outbox, specs, now),
         lambda: look_at_now(platform, instance, outbox, now),
     ):
         try:
@@ -208,11 +208,12 @@ def watch(platform: Platform, instance: dg.DagsterInstance, specs: Sequence[dg.A
     return summary(outbox.alerts(standing_only=True), accepted, refused)
 
 
-def _note_absence(outbox: Outbox, now: datetime) -> None:
+def _note_absence(platform: Platform, outbox: Outbox, now: datetime) -> None:
     """The daemon cannot tell of its own death; the first watch after it does."""
     before = outbox.note("watched_at")
     if before and now - datetime.fromisoformat(before) > ASLEEP:
-        text = f"nobody watched from {before[:16]} to {now.isoformat()[:16]} UTC: the daemon was down. It runs again."
+        since = on_the_wall(datetime.fromisoformat(before), platform)
+        text = f"nobody watched from {since} to {on_the_wall(now, platform)}: the daemon was down. It runs again."
         with outbox.together():
             outbox.raise_alert(Alert("absence", DAEMON, "error", PLATFORM, text), now)
             outbox.recover("absence", now)

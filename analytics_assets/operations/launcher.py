@@ -4,6 +4,7 @@ A power cut, or the kernel for want of memory, can take the worker of a run and 
 left to say so. Dagster's own launcher cannot tell such a run from one at work, and it would hold a slot and its partitions for ever.
 """
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -13,6 +14,7 @@ from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, Wor
 from dagster._core.launcher.base import LaunchRunContext
 
 from analytics_assets.home import Home
+from analytics_assets.operations.record import POSTGRES_URL
 
 # The tag of the runs that catching up computes in its own process, holding the lock `run` of the home.
 CATCH_UP = "analytics/catch_up"
@@ -23,7 +25,8 @@ _PROCESSES = Path("/proc")
 class WatchedRunLauncher(DefaultRunLauncher):
     """Launches each run in a process of this machine, and says whether that is still there. `dagster.yaml` names it.
 
-    What was begun elsewhere, or by a person in a process of their own, counts as alive: a live run is never ended.
+    What was begun elsewhere counts as alive, and what a person began in a process of their own while any has its number: a live run is
+    never ended.
     """
 
     @property
@@ -50,8 +53,13 @@ class WatchedRunLauncher(DefaultRunLauncher):
         if run.tags.get(HOST, socket.gethostname()) != socket.gethostname():
             return None
         for entry in self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
-            if found := re.match(r"Started process for run \(pid: (\d+)\)", entry.get_dagster_event().message or ""):
+            said = entry.get_dagster_event().message or ""
+            if found := re.match(r"Started process for run \(pid: (\d+)\)", said):
                 return None if _is_worker(int(found[1])) else f"the worker (process {found[1]})"
+            if found := re.match(r"Executing steps in process \(pid: (\d+)\)", said):
+                # A person's own, and on this machine only where the record lies on it.
+                elsewhere = os.environ.get(POSTGRES_URL)
+                return None if elsewhere or _command_line(int(found[1])) else f"the process {found[1]}"
         return None
 
 
@@ -60,10 +68,14 @@ def _is_worker(process: int) -> bool:
 
     Times would not tell: clocks are set, most of all after a machine has slept.
     """
+    return b"spawn_main" in _command_line(process)
+
+
+def _command_line(process: int) -> bytes:
     try:
-        return b"spawn_main" in (_PROCESSES / str(process) / "cmdline").read_bytes()
+        return (_PROCESSES / str(process) / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return b""
 
 
 class _AtWorkError(Exception):

@@ -162,9 +162,9 @@ class Outbox:
             ).fetchone()
             if standing:
                 connection.execute(
-                    "UPDATE alerts SET times_seen = times_seen + 1, seen_at = max(seen_at, ?), text = ?, partition = ?, run_id = ? "
-                    "WHERE alert = ?",
-                    (_text(at), alert.text, alert.partition, alert.run_id, standing["alert"]),
+                    "UPDATE alerts SET times_seen = times_seen + 1, seen_at = max(seen_at, ?), kind = ?, severity = ?, text = ?, "
+                    "partition = ?, run_id = ? WHERE alert = ?",
+                    (_text(at), alert.kind, alert.severity, alert.text, alert.partition, alert.run_id, standing["alert"]),
                 )
                 return int(standing["alert"])
             made = connection.execute(
@@ -314,6 +314,10 @@ class Outbox:
     def overdue(self, before: datetime) -> dict[str, int]:
         """How many messages of each address have been due since before an instant: nobody delivers."""
         return self._counted("state IN (?, ?) AND due_at < ?", (WAITING, TAKEN, _text(before)))
+
+    def waiting(self) -> dict[str, int]:
+        """How many messages to each address no endpoint has accepted yet, and will be asked to again."""
+        return self._counted("state IN (?, ?)", (WAITING, TAKEN))
 
     def _counted(self, where: str, values: tuple[str, ...]) -> dict[str, int]:
         if not self._is_there:

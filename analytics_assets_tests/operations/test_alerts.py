@@ -79,8 +79,8 @@ class Shop:
                 self.instance.store_event(entry)
         self.instance.report_run_failed(run, "worker gone")
 
-    def look(self) -> int:
-        return look_at_ended_runs(self.platform, self.instance, self.outbox, self.specs)
+    def look(self, minutes: float = 0) -> int:
+        return look_at_ended_runs(self.instance, self.outbox, self.specs, datetime.now(UTC) + timedelta(minutes=minutes))
 
     def standing(self) -> list[tuple[str, str, str, str | None]]:
         found = self.outbox.alerts(standing_only=True)
@@ -106,8 +106,9 @@ def shop(platform, instance) -> Shop:
 def test_a_step_that_fails_after_its_retries_is_an_alert_until_its_partition_is_there(shop) -> None:
     shop.run("orders", "2011-10-30", says="breaks")
     assert shop.look() == 1
-    assert shop.standing() == [("failed after retries", "error", "orders", "2011-10-30")]
+    assert shop.standing() == [("failed", "error", "orders", "2011-10-30")]
     [one] = shop.outbox.alerts()
+    assert one.alert.text.endswith(" (2 attempts)")
     assert one.alert.owners == ("team:shop",) and "ann@x.test" not in one.alert.text and "secret" not in one.alert.text
     shop.run("orders", "2011-10-31")
     shop.look()
@@ -128,10 +129,22 @@ def test_a_retry_that_helps_is_no_alert(shop) -> None:
     assert shop.look() == 1 and shop.outbox.alerts() == []
 
 
-def test_a_run_that_dagster_begins_anew_is_no_alert_yet(shop) -> None:
+def test_a_run_that_dagster_begins_anew_is_no_alert(shop) -> None:
     shop.run("orders", "2011-10-30", says="breaks", **{"dagster/will_retry": "true"})
-    shop.look()
-    assert shop.standing() == []
+    assert shop.look(minutes=9) == 0 and shop.standing() == []
+    [run] = shop.instance.get_runs()
+    shop.instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": "another"})
+    assert shop.look(minutes=11) == 1 and shop.standing() == []
+
+
+def test_a_run_that_dagster_never_begins_anew_is_an_alert_unless_another_made_what_it_did_not(shop) -> None:
+    shop.run("orders", "2011-10-30", says="breaks", **{"dagster/will_retry": "true"})
+    shop.run("orders", "2011-10-31", says="breaks", **{"dagster/will_retry": "true"})
+    shop.run("orders", "2011-10-31")
+    assert shop.look() == 1
+    assert shop.look(minutes=11) == 2
+    assert shop.standing() == [("failed", "error", "orders", "2011-10-30")]
+    assert shop.look(minutes=12) == 0
 
 
 def test_a_blocking_check_is_one_alert_and_names_its_kind(shop) -> None:
@@ -144,13 +157,21 @@ def test_a_blocking_check_is_one_alert_and_names_its_kind(shop) -> None:
     ]
 
 
-def test_a_refused_model_is_told_apart_and_what_goes_out_next_ends_it(shop) -> None:
-    shop.run("list", "2011-10-30", says="blocked: the model of discover is not accepted for 2011-10-30")
-    shop.look()
-    assert shop.standing() == [("model refused", "error", "list", "2011-10-30")]
+def test_a_list_is_blocked_for_whatever_reason_and_what_goes_out_next_ends_it(shop) -> None:
+    for reason in ("the model of discover is not accepted for 2011-10-30", "orders is stale"):
+        shop.run("list", "2011-10-30", says=f"blocked: {reason}")
+        shop.look()
+        assert shop.standing() == [("activation blocked", "error", "list", "2011-10-30")]
     shop.run("list", "2011-10-31")
     shop.look()
     assert shop.standing() == []
+
+
+def test_an_alert_that_is_seen_again_is_of_the_kind_that_was_seen_last(shop) -> None:
+    shop.run("orders", "2011-10-30", says="blocked: NULL in order_id")
+    shop.run("orders", "2011-10-30", says="breaks")
+    shop.look()
+    assert shop.standing() == [("failed", "error", "orders", "2011-10-30")]
 
 
 def test_a_check_that_only_warns_is_an_alert_and_an_older_day_does_not_end_it(shop) -> None:
@@ -167,11 +188,17 @@ def test_a_check_that_only_warns_is_an_alert_and_an_older_day_does_not_end_it(sh
     assert shop.standing() == []
 
 
+def test_a_reason_that_holds_on_every_day_is_told_once() -> None:
+    days = [f"as_of_date 2011-10-{day}, currency GBP, reason too few" for day in (31, 30, 29)]
+    other = "as_of_date 2011-10-31, currency EUR, reason too few"
+    assert watching._told_once([*days, other, "amount 7"]) == [f"{days[0]} (and on 2 more days)", other, "amount 7"]
+
+
 def test_each_run_is_looked_at_once_also_by_two_watchers(shop) -> None:
     shop.run("orders", "2011-10-30", says="breaks")
     shop.run("orders", "2011-10-30")
     assert shop.look() == 2 and shop.look() == 0
-    assert look_at_ended_runs(shop.platform, shop.instance, outbox_of(shop.platform), shop.specs) == 0
+    assert look_at_ended_runs(shop.instance, outbox_of(shop.platform), shop.specs, datetime.now(UTC)) == 0
     assert [(one.times_seen, one.recovered_at is None) for one in shop.outbox.alerts()] == [(1, False)]
 
 
@@ -179,7 +206,7 @@ def test_a_worker_that_dies_is_an_alert(shop) -> None:
     shop.run("orders", "2011-10-30")
     shop.die_after("ASSET_MATERIALIZATION_PLANNED")
     shop.look()
-    assert shop.standing() == [("failed after retries", "error", "orders", "2011-10-30")]
+    assert shop.standing() == [("failed", "error", "orders", "2011-10-30")]
     assert "its worker was killed" in shop.outbox.alerts()[0].alert.text
 
 
@@ -264,6 +291,7 @@ def test_what_is_wrong_now_is_told_while_it_lasts(shop, monkeypatch) -> None:
         watching.look_at_now(shop.platform, shop.instance, shop.outbox, NOW + timedelta(minutes=minutes))
         assert len(shop.standing()) == standing
     assert shop.standing() == [("publication behind", "error", "platform", None)]
+    assert "since 2026-03-31 05:00." in shop.outbox.alerts()[0].alert.text, "London's clock, as in every message"
     behind = False
     watching.look_at_now(shop.platform, shop.instance, shop.outbox, NOW + timedelta(minutes=8))
     assert shop.standing() == [] and shop.outbox.note("behind_since") is None
@@ -272,7 +300,7 @@ def test_what_is_wrong_now_is_told_while_it_lasts(shop, monkeypatch) -> None:
 def test_the_sensor_says_what_stands_and_goes_on_when_a_part_of_the_watch_is_broken(shop, monkeypatch) -> None:
     shop.run("orders", "2011-10-30", says="breaks")
     sensor = alerts_sensor(shop.platform, shop.assets)
-    assert sensor(dg.build_sensor_context(shop.instance)).skip_message == ("1 stand (orders: failed after retries); 0 sent")
+    assert sensor(dg.build_sensor_context(shop.instance)).skip_message == ("1 stand (orders: failed); 0 sent")
 
     def broken(*_):
         raise ValueError("no such table")

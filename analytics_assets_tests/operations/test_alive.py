@@ -73,6 +73,8 @@ def test_messages_that_nobody_accepts_or_delivers_are_noticed(healthy) -> None:
     _, outbox, look = healthy
     now = datetime.now(UTC)
     number = outbox.raise_alert(Alert("k", "late", "error", "orders", "x"), now)
+    outbox.address(number, "raised", ["B#1"], now)
+    assert look().alive and "1 messages waiting for B#1" in look().line and "delivered" not in look().line
     outbox.address(number, "raised", ["A#1"], now - timedelta(hours=2))
     assert "1 messages waiting for A#1 for more than an hour" in look().line
     outbox.refused(outbox.take("A#1", now), "answered 500", 1, now)

@@ -143,7 +143,7 @@ def test_a_day_that_could_not_be_waited_for_says_so_until_it_is_restated(late_ex
         found = freshness_checks(platform, [ORDERS])[0](context)
         assert found.passed and (found.metadata["state"].value, found.metadata["incomplete"].value) == ("incomplete", says)
         specs = list(build_definitions(platform).resolve_all_asset_specs())
-        look_at_ended_runs(platform, instance, outbox_of(platform), specs)
+        look_at_ended_runs(instance, outbox_of(platform), specs, datetime.now(UTC))
     [alert] = outbox_of(platform).alerts(standing_only=True)
     assert (alert.alert.kind, alert.alert.severity, alert.alert.subject) == (INCOMPLETE, "warning", "events")
     assert "4 hours were computed before they were in" in alert.alert.text
@@ -164,7 +164,7 @@ def test_a_day_that_could_not_be_waited_for_says_so_until_it_is_restated(late_ex
     assert company.query("FROM incomplete_hours") == []
     assert "incomplete" not in newest(company, "customers", "2011-10-30") | newest(company, "events", "2011-10-30-23:00")
     with company.instance() as instance:
-        look_at_ended_runs(platform, instance, outbox_of(platform), specs)
+        look_at_ended_runs(instance, outbox_of(platform), specs, datetime.now(UTC))
     assert outbox_of(platform).alerts(standing_only=True) == []
 
     patient = new_company(files | rest, LIVE, name="patient")

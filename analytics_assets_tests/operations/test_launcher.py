@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,7 @@ def test_a_run_that_died_with_its_code_server_is_begun_anew_and_twice_at_most(ho
         until(lambda: daemon.status(refused) == DagsterRunStatus.FAILURE)
         kill([parent_of(worker), worker])
     platform = build_platform(parse_settings('[business]\ntime_zone = "UTC"\ncurrency = "GBP"\n', "x"), home)
-    look = lambda: look_at_ended_runs(platform, instance, outbox_of(platform), [])  # noqa: E731
+    look = lambda: look_at_ended_runs(instance, outbox_of(platform), [], datetime.now(UTC))  # noqa: E731
     with start() as daemon:
         assert daemon.status(first) == DagsterRunStatus.STARTED, "nobody has said that it is dead"
         daemon.round()
@@ -211,3 +213,22 @@ def test_a_process_with_the_number_of_a_dead_worker_is_not_taken_for_it(instance
 
 def test_a_run_of_a_process_that_nobody_launched_is_left_alone(instance) -> None:
     assert instance.run_launcher.check_run_worker_health(noted(instance)).status == WorkerStatus.RUNNING
+
+
+def test_a_run_that_a_person_began_is_over_when_its_process_is_gone(instance, monkeypatch) -> None:
+    @dg.asset
+    def orders():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    by_hand = multiprocessing.get_context("fork").Process(target=dg.materialize, args=([orders],), kwargs={"instance": instance})
+    by_hand.start()
+    by_hand.join()
+    [killed] = instance.get_runs()
+    look = lambda: instance.run_launcher.check_run_worker_health(killed).status  # noqa: E731
+    assert killed.status == DagsterRunStatus.STARTED and look() == WorkerStatus.FAILED
+    monkeypatch.setenv(POSTGRES_URL, "postgresql+psycopg2://another.machine/record")
+    assert look() == WorkerStatus.RUNNING, "it may be at work on another machine"
+    monkeypatch.setenv(POSTGRES_URL, "")
+    at_work = noted(instance)
+    instance.report_engine_event(f"Executing steps in process (pid: {os.getpid()})", at_work)
+    assert instance.run_launcher.check_run_worker_health(at_work).status == WorkerStatus.RUNNING

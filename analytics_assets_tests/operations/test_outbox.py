@@ -17,7 +17,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def alert(key: str = "failed:orders:2026-03-30", **more) -> Alert:
-    return Alert(key, "failed after retries", "error", "orders", "no such column", **more)
+    return Alert(key, "failed", "error", "orders", "no such column", **more)
 
 
 @pytest.fixture
