@@ -98,22 +98,29 @@ def up_to_date_check(platform: Platform) -> dg.AssetChecksDefinition:
         name="is_up_to_date",
         description="No day of any table is older than what it was computed from. The last seven days are restated by themselves "
         "and do not count while anything is at work; others are named here, with all that follows from them, and stand as they "
-        "are until somebody restates them: `make run`, or a backfill of the days named.",
+        "are until somebody restates them: `make run`, or a backfill of the days named. After a change of settings or of the version "
+        "every night is computed anew, and the days before it are not: `make run` restates those that it keeps filled.",
     )
     def is_up_to_date(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         from analytics_assets.definitions import build_definitions
+        from analytics_assets.operations.catch_up import changed_assets
 
-        today = platform.clock.day_of(platform.clock.now())
-        before = today - LOOKBACK if _at_work(context.instance) else today + timedelta(days=1)
-        outdated = outdated_days(platform, context.instance, build_definitions(platform), before)
-        return dg.AssetCheckResult(
-            passed=not outdated,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={name: _in_words(days) for name, days in outdated.items()},
+        today, at_work = platform.clock.day_of(platform.clock.now()), _at_work(context.instance)
+        definitions = build_definitions(platform)
+        outdated = outdated_days(
+            platform, context.instance, definitions, today - LOOKBACK if at_work else today + timedelta(days=1)
         )
+        found = {name: _in_words(days) for name, days in outdated.items()}
+        graph = definitions.resolve_asset_graph()
+        for name in () if at_work else changed_assets(platform):
+            if graph.get(dg.AssetKey(name)).group_name != "activation":
+                found[name] = "; ".join([_CHANGED, *([found[name]] if name in found else [])])
+        return dg.AssetCheckResult(passed=not found, severity=dg.AssetCheckSeverity.WARN, metadata=found)
 
     return is_up_to_date
 
+
+_CHANGED = "settings or version have changed since `make run`"
 
 _UNFINISHED = [
     *(DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING),

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from analytics_assets import partitions
-from analytics_assets.definitions import build_definitions, build_platform
+from analytics_assets.definitions import build_definitions, build_platform, code_versions
 from analytics_assets.home import Home
 from analytics_assets.operations.outdated import outdated_days, up_to_date_check
 from analytics_assets.settings import parse_settings
@@ -104,6 +104,20 @@ def test_what_the_night_picks_up_makes_nothing_outdated(record) -> None:
 def test_a_day_that_was_never_made_is_not_outdated(record) -> None:
     record.made("raw_event_hours", "2011-10-11-05:00")
     assert "traits" not in record.outdated() and "customer_ltv" not in record.outdated()
+
+
+def test_tables_whose_settings_have_changed_since_they_were_made_are_named_unless_something_is_at_work(record) -> None:
+    context = dg.build_asset_check_context(instance=record.instance)
+    versions = code_versions(record.platform)
+    record.platform.home.remember(built_with=versions | {"customer_ltv": "other", "email_campaign": "other"})
+    result = up_to_date_check(record.platform)(context)
+    assert not result.passed
+    said = {name: value.value for name, value in result.metadata.items()}
+    assert said == {"customer_ltv": "settings or version have changed since `make run`"}
+    record.instance.create_run_for_job(record.definitions.resolve_job_def("load_exports"))
+    assert up_to_date_check(record.platform)(context).passed
+    record.platform.home.remember(built_with=versions)
+    assert up_to_date_check(record.platform)(context).passed
 
 
 def test_the_check_names_the_days_and_warns(record) -> None:
