@@ -596,9 +596,13 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
             console.print(
                 f"  [yellow]{' and '.join(found)} both occur: if they tell of the same money, name only one, or it counts twice[/]"
             )
-    for name, wanted in settings.properties:
-        found = [key for key in wanted if key in every_key]
-        console.print(f"{_plain('[properties]')} {name}: {', '.join(found) or '-'}")
+    for table, named in (("properties", settings.properties), ("customers", settings.customers)):
+        for name, wanted in named:
+            found = [key for key in wanted if key in every_key]
+            console.print(f"{_plain(f'[{table}]')} {name}: {', '.join(found) or '-'}")
+    sells = not every_name.isdisjoint(settings.events.purchase)
+    if sells and settings.activation.consent_required and every_key.isdisjoint(settings.customers.consent):
+        console.print("  [yellow]no property tells of consent: nobody will stand on the e-mail list[/]")
     if missing:
         console.print(
             f"[bold red]error:[/] {_plain('; '.join(missing))}. `make run` would stop before orders.",

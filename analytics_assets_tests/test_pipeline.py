@@ -608,3 +608,17 @@ def test_check_wants_a_purchase_or_an_account(tmp_path, lines, new_company, caps
     assert not passed
     assert "[events] purchase names no event of the sample, and no record names an account. `make run` would stop" in said
     assert not (tmp_path / "neither" / "home").exists()
+
+
+def test_check_says_whether_anybody_will_be_written_to(tmp_path, lines, new_company, capsys) -> None:
+    at = lines.at("2011-10-30 20:00")
+    sold = lines.event("purchased", "ann@x.test", at, order_id="1", order_total="5.00")
+    told = {"silent": lines.traits("ann@x.test", at, opted="yes"), "asked": lines.traits("ann@x.test", at, newsletter="yes")}
+    for name, line in told.items():
+        new_company({1: (at, [sold, line])}, name=name)
+    passed, said = check(tmp_path / "silent", lines.settings, capsys)
+    assert passed and "[customers] consent: -" in said
+    assert "no property tells of consent: nobody will stand on the e-mail list" in said
+    passed, said = check(tmp_path / "asked", lines.settings, capsys)
+    assert passed and "[customers] consent: newsletter" in said and "nobody" not in said
+    assert "nobody" not in check(tmp_path / "silent", lines.settings + "[activation]\nconsent_required = false\n", capsys)[1]
