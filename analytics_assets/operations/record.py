@@ -18,9 +18,11 @@ import dagster as dg
 from dagster import DagsterEventType
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
+from sqlalchemy import Connection, Engine, StaticPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from analytics_assets.home import Home, HomeError
@@ -99,10 +101,60 @@ _IN_BATCHES = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MA
 
 
 class BatchedEventLog(SqliteEventLogStorage):
-    """Dagster's event log on SQLite, which opens the database anew for every event, with events of a range stored at once.
+    """Dagster's event log on SQLite, with events of a range stored at once, and its databases kept open.
 
-    Dagster's PostgreSQL storage does the same. The tables are those of Dagster's own SQLite storage: either opens a home.
+    Dagster's PostgreSQL storage does the same; its SQLite storage opens a database anew for every event, and compiles every statement.
+    The tables are those of Dagster's own SQLite storage: either opens a home.
     """
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[Connection]:
+        """A transaction in the index or in the database of a run; one at a time, whichever thread asks."""
+        with self._db_lock, self._engine_of(shard).begin() as connection:
+            yield connection
+
+    def _engine_of(self, shard: str) -> Engine:
+        """The engine of a database, open: those of the index and of the run that was asked for last. No process uses what it was forked with."""
+        if self._owner != os.getpid():
+            self._owner, self._engines = os.getpid(), {}
+        if shard not in self._engines:
+            for other in self._engines.keys() - {INDEX_SHARD_NAME}:
+                self._engines.pop(other).dispose()
+            arguments = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+            engine = create_engine(self.conn_string_for_shard(shard), poolclass=StaticPool, connect_args=arguments)
+            if shard not in self._initialized_dbs:
+                self._initdb(engine)
+                self._initialized_dbs.add(shard)
+            self._engines[shard] = engine
+        return self._engines[shard]
+
+    _owner: int | None = None
+    _engines: dict[str, Engine]
+
+    def has_table(self, table_name: str) -> bool:
+        """Whether the index has a table; one that was there stays."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables |= {table_name}
+        return table_name in self._tables
+
+    _tables: frozenset[str] = frozenset()
+
+    def _close(self) -> None:
+        with self._db_lock:
+            if self._owner == os.getpid():
+                for engine in self._engines.values():
+                    engine.dispose()
+            self._owner = None
+
+    def wipe(self) -> None:
+        """Forget every event, and remove the databases of runs."""
+        self._close()
+        super().wipe()
+
+    def dispose(self) -> None:
+        """Close the databases."""
+        self._close()
+        super().dispose()
 
     def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
         """Store events of one run in their order."""

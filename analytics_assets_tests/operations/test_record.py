@@ -195,3 +195,23 @@ def test_the_address_of_another_driver_is_refused_without_telling_the_password(h
     with pytest.raises(HomeError, match=r"postgresql\+psycopg2://") as raised:
         record_environment(home)
     assert "not-to-be-told" not in str(raised.value)
+
+
+def test_the_databases_are_opened_once_a_run_and_anew_when_the_record_was_wiped(tmp_path, monkeypatch) -> None:
+    opened_files = []
+
+    def connect(file, *arguments, real=sqlite3.connect, **options):
+        opened_files.append(Path(file).stem)
+        return real(file, *arguments, **options)
+
+    with opened(BatchedSqlite, tmp_path) as instance:
+        run(instance)
+        monkeypatch.setattr(sqlite3.dbapi2, "connect", connect)
+        ids = [run(instance), run(instance)]
+        assert [opened_files.count(name) for name in (*ids, "index")] == [1, 1, 0]
+        instance.wipe()
+        after = run(instance)
+        assert [one.run_id for one in instance.get_runs()] == [after]
+        assert len(instance.get_materialized_partitions(dg.AssetKey("first"))) == 15
+        files = (tmp_path / "history" / "runs").glob("*.db")
+        assert {file.stem for file in files} >= {after, "index"}
