@@ -110,13 +110,15 @@ class Work:
         self.staged.append(self.platform.lake.stage(table))
         return self.staged[-1]
 
-    def bound_memory(self) -> None:
-        """Let the connection hold `MOST_MEMORY`; what is more lies in the home until it is closed."""
+    def bound_memory(self, most: str = MOST_MEMORY) -> None:
+        """Let the connection hold so much memory; what is more lies in the home until it is closed."""
         spill = self.platform.home.spill
         spill.mkdir(parents=True, exist_ok=True)
         # Two processes with one folder would write the same files.
         self.connection.execute("SET temp_directory = $folder", {"folder": str(spill / str(uuid.uuid4()))})
-        self.connection.execute("SET memory_limit = $most", {"most": MOST_MEMORY})
+        self.connection.execute("SET memory_limit = $most", {"most": most})
+        # What a query leaves behind goes back to the system: 0.2 GB of it lay there while the lists of a million customers were made.
+        self.connection.execute("SET allocator_background_threads = true")
 
     def close(self) -> None:
         """Delete what was staged and not adopted."""

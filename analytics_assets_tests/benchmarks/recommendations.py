@@ -61,10 +61,11 @@ def known_from(
     columns = (entries[name].to_numpy() for name in ("customer", "product", "weight", "purchases", "last_day"))
     histories = Histories.of((len(customers), len(products)), *columns, np.zeros(len(entries), np.bool_))
     sold, lately = (np.bincount(lines["product"], lines[name], len(products)) for name in ("sold", "lately"))
-    models = candidates(histories.bought, trend(sold, lately), with_ease=True)
     popular = np.lexsort((np.arange(len(products)), -lately))
     return (
-        Night(np.arange(len(products)), histories, np.ones(len(products), np.bool_), popular, models, settings),
+        Night(
+            np.arange(len(products)), histories, np.ones(len(products), np.bool_), popular, trend(sold, lately), True, settings
+        ),
         customers,
         products,
     )

@@ -25,7 +25,7 @@ from analytics_assets.retail.recommendations.evaluation import Pairs, Quality, q
 from analytics_assets.retail.recommendations.lines import Bools, Ints, Lines
 from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Histories, Kind, Lists, Scorer, make_lists
 from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, named, prepare_promises, promises
-from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Model, candidates, trend
+from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Floats, Model, candidates, trend
 from analytics_assets.settings import Recommendations
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
@@ -46,6 +46,8 @@ CUSTOMERS_TO_EVALUATE_WITH = 100_000
 """Beyond that many customers the evaluation is done in a shop of every n-th of them, so that it costs a fraction of the lists."""
 FEWEST_TO_CHOOSE_BY = 100
 """With 100 customers a recall of .15 has a standard error of about .02: fewer cannot tell models apart."""
+MOST_MEMORY = "600MB"
+"""For the engine: beside it the histories and models of a million customers take 0.6 GB."""
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
@@ -134,8 +136,16 @@ class Night:
     offered: Bools
     popular: Ints
     """Offered products, those that sell best of late first."""
-    candidates: Mapping[str, Model]
+    trend: Floats
+    """How each product sells of late beside its past."""
+    with_ease: bool
+    """Which family the candidates are of."""
     settings: Recommendations
+
+    @cached_property
+    def candidates(self) -> dict[str, Model]:
+        """The models that there are, by name: made when they are asked for."""
+        return candidates(self.histories.bought, self.trend, self.with_ease)
 
     @cached_property
     def nothing(self) -> Model:
@@ -184,8 +194,7 @@ def night(lines: Lines, customers: int, excluded: Bools, settings: Recommendatio
         for half_life in (HISTORY_HALF_LIFE_DAYS, TREND_HALF_LIFE_DAYS)
     )
     popular = np.lexsort((np.arange(len(products)), -sold, -sold_lately))
-    models = candidates(histories.bought, trend(sold, sold_lately), with_ease)
-    return Night(products, histories, offered, popular[offered[popular]], models, settings)
+    return Night(products, histories, offered, popular[offered[popular]], trend(sold, sold_lately), with_ease, settings)
 
 
 def read_lines(work: Work, day: date, people: pl.DataFrame, catalogue: pl.DataFrame) -> Lines:
@@ -212,11 +221,7 @@ def evaluated(work: Work, day: date, lines: Lines, customers: int, catalogue: pl
     The lists are those that would have been sent: suppression included. Customers count who had bought before; what counts
     as bought is everything for `buy_again`, and what was new to the customer for `discover`.
     """
-    settings = work.settings.recommendations
-    if customers > CUSTOMERS_TO_EVALUATE_WITH:
-        step = -(-customers // CUSTOMERS_TO_EVALUATE_WITH)
-        lines, customers = lines.of_every(step), -(-customers // step)
-    ruled_out = {}
+    settings, ruled_out = work.settings.recommendations, {}
     for days_ago in CUT_OFFS_DAYS_AGO:
         then = catalogue
         if settings.excluded_categories:
@@ -314,6 +319,7 @@ def recommendations(work: Work) -> Mapping[str, Rows]:
     Read the lift over popular first: below 1, personal lists are not worth their trouble.
     """
     # A day alone reads the files where they lie: a copy of a large shop's lines would take a gigabyte.
+    work.bound_memory(MOST_MEMORY)
     in_memory = len(work.days) > 1
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory)
     work.read(ORDER_ITEMS, f"order_date <= '{work.window.last_day}'", in_memory)
@@ -338,10 +344,13 @@ def _of_day(work: Work, day: date, staged: Mapping[str, Staged]) -> tuple[dict[K
     catalogue = work.sql(_HERE / "catalogue.sql", until=day).pl().sort("product")
     lines = read_lines(work, day, people, catalogue)
     with_ease = len(catalogue) <= MOST_PRODUCTS_OF_EASE
-    measured = evaluated(work, day, lines, len(people), catalogue, with_ease)
     settings = work.settings.recommendations
+    step = max(-(-len(people) // CUSTOMERS_TO_EVALUATE_WITH), 1)
+    some = lines.of_every(step) if step > 1 else lines
     tonight = night(lines, len(people), excluded(catalogue, catalogue, settings), settings, with_ease)
+    # Of ten million lines models could not be made beside them in the memory that is allowed.
     del lines
+    measured = evaluated(work, day, some, -(-len(people) // step), catalogue, with_ease)
     chosen = {kind: choose(measured, kind, list(tonight.models(kind))) for kind in KINDS}
     names = Names.of(catalogue, day)
     of_kind = {kind: work.stage(RECOMMENDATIONS) for kind in KINDS}

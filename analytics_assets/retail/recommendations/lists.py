@@ -33,6 +33,7 @@ ENTRIES_AT_ONCE = 200_000
 PLACES_AT_ONCE = 4_000_000
 """Customers at a time, by what they bought: finding the reasons takes some 100 bytes for each entry and place of a list, and each
 customer has as many places as the longest history has products."""
+ENTRIES_SUMMED_AT_ONCE = 500_000
 LENGTHS_OF_HISTORY = (8, 24, 72)
 """Histories are scored apart by their length: as many more of a row's best have to be kept as the longest has products."""
 _SPARE = 10
@@ -79,24 +80,26 @@ class Histories:
         codes.sort()
         codes = codes[np.searchsorted(codes, 0) :]
         codes = codes[_changes(codes)]
-        pairs = codes // (2 * AGES)
-        first = np.flatnonzero(_changes(pairs))
-        customers, products = np.divmod(pairs[first], shape[1])
-        del pairs
-        age, returned = (codes >> 1 & AGES - 1).astype(np.int16), (codes & 1).astype(np.bool_)
-        del codes
-        weight = np.append(worth(half_life, history_days), 0)[np.where(returned, history_days, np.minimum(age, history_days))]
-        purchases = np.add.reduceat(~returned, first, dtype=np.int16)
-        newest = np.minimum.reduceat(np.where(returned, np.int16(AGES - 1), age), first)
-        return cls(
-            shape,
-            np.searchsorted(customers, np.arange(shape[0] + 1)),
-            products.astype(np.int32),
-            np.add.reduceat(weight, first, dtype=np.int64) / 1e6,
-            purchases,
-            np.where(purchases > 0, newest, np.int16(-1)),
-            np.logical_or.reduceat(returned, first),
-        )
+        first = np.append(np.flatnonzero(_changes(codes // (2 * AGES))), len(codes))
+        weighs, entries = np.append(worth(half_life, history_days), 0), len(first) - 1
+        customers, products = np.empty(entries, np.int32), np.empty(entries, np.int32)
+        weight, purchases, newest = np.empty(entries), np.empty(entries, np.int16), np.empty(entries, np.int16)
+        returned = np.empty(entries, np.bool_)
+        # In parts: what is reckoned on the way would take twice the memory of what comes of it.
+        for start in range(0, entries, ENTRIES_SUMMED_AT_ONCE):
+            part = slice(start, min(start + ENTRIES_SUMMED_AT_ONCE, entries))
+            mine, at = codes[first[part.start] : first[part.stop]], first[part] - first[part.start]
+            customers[part], products[part] = np.divmod(mine[at] // (2 * AGES), shape[1])
+            age, back = mine // 2 & AGES - 1, (mine & 1).astype(np.bool_)
+            weight[part] = (
+                np.add.reduceat(weighs[np.where(back, history_days, np.minimum(age, history_days))], at, dtype=np.int64) / 1e6
+            )
+            purchases[part] = np.add.reduceat(~back, at, dtype=np.int16)
+            newest[part] = np.minimum.reduceat(np.where(back, AGES - 1, age), at)
+            returned[part] = np.logical_or.reduceat(back, at)
+        newest[purchases == 0] = -1
+        starts = np.searchsorted(customers, np.arange(shape[0] + 1))
+        return cls(shape, starts, products, weight, purchases, newest, returned)
 
     def only(self, customers: Ints) -> Histories:
         """The given customers, in the given order."""
@@ -142,10 +145,10 @@ class Histories:
     @property
     def bought(self) -> sp.csr_array:
         """The weights, at most 1 each and without zeros: what similarity is computed from and multiplied with."""
-        # A copy, since SciPy's matrix shares the entries' places and drops zeros where it stands.
-        found = self.matrix(np.minimum(self.weight, 1.0)).copy()
-        found.eliminate_zeros()
-        return found
+        there = self.weight > 0
+        starts = np.concatenate(([0], np.cumsum(there)))[self.starts]
+        products = self.products if there.all() else self.products[there]
+        return sp.csr_array((np.minimum(self.weight[there], 1.0), products, starts), shape=self.shape)
 
 
 def _changes(ordered: Ints) -> Bools:
