@@ -175,6 +175,7 @@ class Accounts(_Table):
         "signed out",
     )
     not_usage: Names = (
+        "subscription started",
         "payment failed",
         "payment succeeded",
         "invoice paid",

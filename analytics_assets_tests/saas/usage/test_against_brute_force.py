@@ -404,3 +404,18 @@ def test_rows_of_a_receipt_are_those_of_an_export_that_ends_with_it(company: Any
     assert len(company.records) < 0.8 * all_records and len(rows) > 3
     company.materialise()
     assert company.rows(ACCOUNT_DAYS, f"event_date <= '{known_by}'") == rows
+
+
+def test_bills_and_turns_of_a_contract_are_nobodys_activity_and_name_the_account_all_the_same(company: Any) -> None:
+    """Its owner is billed and fails to pay in two hours of the night, and works in the morning without saying for whom."""
+    company.event("owner", "2026-03-02T02:00:00", "subscription billed", account_id="A", seats="5")
+    company.event("owner", "2026-03-02T03:00:00", "payment failed", account_id="A")
+    company.event("owner", "2026-03-02T03:20:00", "worked")
+    company.event("owner", "2026-03-02T04:00:00", "subscription upgraded", account_id="A", seats="9")
+    company.materialise()
+    rows = company.rows(
+        ACCOUNT_USAGE, columns="extract(hour FROM hour), account_id, events, active_users, features_used, sessions, seats"
+    )
+    assert rows == [(3, "A", 1, 1, 1, 1, 5)]
+    assert company.rows(ACCOUNT_DAYS, columns="account_id, events, user_hours") == [("A", 1, 1)]
+    assert company.rows(ACCOUNTS, "as_of_date = '2026-03-02'", "account_id, status, seats") == [("A", "active", 9)]
