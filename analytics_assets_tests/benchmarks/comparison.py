@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 
@@ -34,3 +35,12 @@ def seconds_of(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def gigabytes_held() -> float:
+    """Gigabytes that this process has held at most (Linux).
+
+    `ru_maxrss` of a new process begins with that of the one that started it: every part of a benchmark would be as large as its seeding.
+    """
+    [kilobytes] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(kilobytes) * 1024 / 1e9

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import resource
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -18,7 +17,7 @@ from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.work import Platform, Work
-from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
+from analytics_assets_tests.benchmarks.comparison import Comparison, gigabytes_held, seconds_of, taking_turns
 
 LAST_DAY = date(2026, 3, 31)
 FEW_DAYS, THREE_YEARS = 100, 1_096
@@ -53,7 +52,7 @@ def alone(folder: Path, accounts: int, hours: int) -> tuple[float, float]:
 
 def _measured(folder: Path, accounts: int, hours: int) -> tuple[float, float]:
     seconds = seconds_of(lambda: _hour(_platform(folder, accounts, FEW_DAYS), hours))
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return seconds, gigabytes_held()
 
 
 def _platform(folder: Path, accounts: int, days: int) -> Platform:

@@ -24,7 +24,7 @@ from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.work import Platform, Rows, Work
 from analytics_assets_tests.benchmarks.big_shop import BigShop
-from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of
+from analytics_assets_tests.benchmarks.comparison import Comparison, gigabytes_held, seconds_of
 
 Compute = Callable[[Work], Mapping[str, Rows]]
 
@@ -50,7 +50,7 @@ def measure(
             name = compute.__name__
             began = _forget_peak()
             ours[name] = _as_asset(platform, instance, compute, days)
-            yield f"{name}: {what}: {ours[name]:.1f} s, {time.process_time() - began:.1f} s of CPU, {_peak():.2f} GB at most"
+            yield f"{name}: {what}: {ours[name]:.1f} s, {time.process_time() - began:.1f} s of CPU, {gigabytes_held():.2f} GB at most"
             bare[name] = sum(
                 seconds_of(lambda compute=compute, day=day: _alone(platform, compute, day, folder / "bare"))  # type: ignore[misc]
                 for day in days
@@ -64,12 +64,6 @@ def _forget_peak() -> float:
     """Let the process's peak of memory begin anew (Linux); the seconds of CPU so far."""
     Path("/proc/self/clear_refs").write_text("5")
     return time.process_time()
-
-
-def _peak() -> float:
-    """Gigabytes that the process has held at most since then, those that it held before among them."""
-    [kilobytes] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(kilobytes) * 1024 / 1e9
 
 
 def growth(shop: BigShop, computes: Sequence[Compute], years: int, folder: Path) -> Iterator[Comparison]:

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import resource
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -21,7 +20,7 @@ from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Platform, Work
-from analytics_assets_tests.benchmarks.comparison import Comparison, seconds_of, taking_turns
+from analytics_assets_tests.benchmarks.comparison import Comparison, gigabytes_held, seconds_of, taking_turns
 
 ACCOUNT_COUNT, PEOPLE_OF_EACH, EVENT_COUNT = 20_000, 10, 5_000_000
 SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "EUR"\nfirst_day = 2026-03-01\nlast_day = 2026-03-31\n'
@@ -67,7 +66,7 @@ def alone(folder: Path) -> tuple[float, float]:
 
 def _measured(folder: Path) -> tuple[float, float]:
     seconds = seconds_of(lambda: _hour(_platform(folder)))
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return seconds, gigabytes_held()
 
 
 def write(platform: Platform) -> None:
