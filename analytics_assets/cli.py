@@ -331,7 +331,8 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
             WHERE as_of_date = (SELECT max(as_of_date) FROM customer_ltv) ORDER BY lifetime_value DESC, customer_id LIMIT 10"""
         ).fetchall()
         at_risk = connection.sql(
-            """SELECT s.subject_id, s.mrr, s.probability, s.mrr_at_risk, a.currency, split_part(s.reasons, '; ', 1), s.as_of_date
+            """SELECT s.subject_id, s.mrr, s.probability, s.mrr_at_risk, a.currency,
+                coalesce(regexp_extract(s.reasons, 'raises: ([^;]*)', 1), '') AS why, s.as_of_date
             FROM churn_scores AS s JOIN accounts AS a ON a.account_id = s.subject_id AND a.as_of_date = s.as_of_date
             WHERE s.kind = 'account' AND s.as_of_date = (SELECT max(as_of_date) FROM churn_scores) AND s.mrr_at_risk > 0
             ORDER BY s.mrr_at_risk DESC, s.subject_id LIMIT 5"""
@@ -361,12 +362,12 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
             )
         console.print(top)
     if at_risk:
-        calls = Grid("account", "pays a month", "may leave", "at risk", "first reason", title_justify="left")
+        calls = Grid("account", "pays a month", "may leave", "at risk", "what raises it", title_justify="left")
         calls.title = f"Accounts with the most revenue at risk, {at_risk[0][6]}"
         for column in calls.columns[1:4]:
             column.justify = "right"
-        for account, mrr, probability, risk, currency, reason, _ in at_risk:
-            calls.add_row(_plain(account), f"{mrr:,.2f}", f"{probability:.0%}", f"{risk:,.2f} {currency}", _plain(reason))
+        for account, mrr, probability, risk, currency, why, _ in at_risk:
+            calls.add_row(_plain(account), f"{mrr:,.2f}", f"{probability:.0%}", f"{risk:,.2f} {currency}", _plain(why))
         console.print(calls)
     for one in done:
         if one.held_back:
