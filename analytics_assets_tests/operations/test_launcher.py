@@ -43,6 +43,7 @@ DEFINITIONS = """
 import time
 from pathlib import Path
 import dagster as dg
+from analytics_assets.warehouse.assets import RETRIES, only_passing_faults_retried
 
 @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2011-10-29"))
 def waits(context):
@@ -54,7 +55,14 @@ def waits(context):
 def refuses():
     raise dg.Failure("no such column", allow_retries=False)
 
-defs = dg.Definitions([waits, refuses], executor=dg.in_process_executor)
+@dg.asset(retry_policy=RETRIES)
+def is_tried_again(context):
+    with only_passing_faults_retried("is_tried_again"):
+        (Path(__file__).parent / context.run.run_id).touch()
+        while True:
+            time.sleep(0.05)
+
+defs = dg.Definitions([waits, refuses, is_tried_again], executor=dg.in_process_executor)
 """
 
 
@@ -185,6 +193,16 @@ def test_a_run_that_died_with_its_code_server_is_begun_anew_and_twice_at_most(ho
         attach(connection, platform.lake.pin(BATCH_RUNS))
         rows = connection.sql("SELECT partition, run_retry, status FROM batch_runs WHERE asset = 'waits' ORDER BY 2").fetchall()
     assert rows == [("2011-10-30", retry, "failure") for retry in (0, 1, 2)]
+
+
+def test_a_run_that_somebody_cancels_ends_though_its_step_would_be_tried_again(instance, start) -> None:
+    with start() as daemon:
+        run = daemon.submit("is_tried_again")
+        daemon.round()
+        daemon.worker(run)
+        assert instance.run_launcher.terminate(run)
+        until(lambda: daemon.status(run) == DagsterRunStatus.CANCELED)
+        assert not instance.all_logs(run, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY)
 
 
 def test_a_catch_up_is_alive_while_its_process_holds_the_homes_lock(home, instance) -> None:
