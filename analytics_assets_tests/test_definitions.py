@@ -95,7 +95,7 @@ DECLARATIONS = {
     "reproducibility": ["9e59c14d"],
 }
 CHECKS = {
-    "export_files": {"every_file_is_there", "every_line_accounted_for", "few_lines_rejected"},
+    "export_files": {"every_file_is_there", "every_line_accounted_for", "few_lines_rejected", "new_lines_were_read"},
     "events": {"as_declared", "inputs_ready", "is_fresh", "is_up_to_date", "hours_were_in", "orders_have_amounts"},
     "traits": {"as_declared", "inputs_ready", "is_fresh"},
     "identities": {"as_declared", "inputs_ready", "is_fresh", "customers_resolve_to_themselves"},
