@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from analytics_assets.operations.alerts import ALERTS, rows_of_alerts
 from analytics_assets.operations.delivery import outbox_of
+from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.operations.run_history import BATCH_RUNS, record_runs
 from analytics_assets.operations.window import FEWEST_NIGHTS, NIGHTS_READ, Driver, Forecast, clock, driver, forecast, in_words
 from analytics_assets.partitions import BusinessClock
@@ -205,6 +206,8 @@ def record_now(definitions: dg.Definitions, instance: dg.DagsterInstance) -> boo
     result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance,
         asset_selection=[dg.AssetKey(BATCH_RUNS.name), dg.AssetKey(ALERTS.name)],
+        # Who catches up runs it, and ends it when that was killed or interrupted.
+        tags={CATCH_UP: "true", "dagster/max_retries": "0"},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     )

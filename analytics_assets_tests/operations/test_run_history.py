@@ -6,9 +6,10 @@ from decimal import Decimal
 import dagster as dg
 import pytest
 
-from analytics_assets.definitions import build_platform
+from analytics_assets.definitions import build_definitions, build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations import run_history
+from analytics_assets.operations.assets import record_now
 from analytics_assets.operations.catch_up import end_dead_runs
 from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.operations.run_history import BATCH_RUNS, record_runs
@@ -205,3 +206,10 @@ def test_runs_of_a_catch_up_that_was_killed_are_ended_and_others_are_left_alone(
         runs[run_id] = instance.add_run(done.with_status(dg.DagsterRunStatus(status)))
     end_dead_runs(instance)
     assert [instance.get_run_by_id(run_id).status.value for run_id in runs] == ["FAILURE", status]
+
+
+def test_the_run_that_records_a_catch_up_is_one_of_its_own(platform, instance) -> None:
+    platform.hold_publishing = True
+    assert record_now(build_definitions(platform), instance)
+    [recorded] = instance.get_runs()
+    assert recorded.tags[CATCH_UP] == "true" and recorded.tags["dagster/max_retries"] == "0"
