@@ -199,20 +199,21 @@ class Scorer:
     @classmethod
     def of(cls, model: Model, offered: Bools) -> Scorer:
         """A model and whether each product may stand in a list."""
-        said, products = model.similarity, len(offered)
-        nearest = sp.csr_array((said.data * offered[said.indices], said.indices, said.indptr), said.shape, copy=True)
-        nearest.eliminate_zeros()
-        nearest.sort_indices()
-        prior = model.prior * offered
+        said, products, prior = model.similarity, len(offered), model.prior * offered
+        there = offered[said.indices] & (said.data != 0)
+        starts = np.concatenate(([0], np.cumsum(there)))[said.indptr]
         known = np.flatnonzero(prior)
         right = sp.csr_matrix(
             (
-                np.concatenate((nearest.data, prior[known], np.ones(products))),
-                np.concatenate((nearest.indices, known, np.arange(products))),
-                np.concatenate((nearest.indptr, nearest.nnz + len(known) + np.arange(products + 1))),
+                np.concatenate((said.data[there], prior[known], np.ones(products))),
+                np.concatenate((said.indices[there], known, np.arange(products)), dtype=np.int32),
+                np.concatenate((starts, starts[-1] + len(known) + np.arange(products + 1)), dtype=np.int32),
             ),
             shape=(2 * products + 1, products),
         )
+        right.sort_indices()
+        # The same memory: it is a third of what a model takes.
+        nearest = sp.csr_array((right.data[: starts[-1]], right.indices[: starts[-1]], right.indptr[: products + 1]), said.shape)
         adds = nearest.data.min(initial=0.0) >= 0
         return cls(offered, nearest, prior, right, np.sort(prior)[::-1] if adds else np.empty(0))
 
@@ -252,13 +253,13 @@ def make_lists(
         length: products in a list; fewer only where the offer ends.
         rest_days: days for which a bought product stays out of `buy_again`.
         share: weight of the model in `buy_again`.
-        threads: pieces of customers that are at work at a time; they do not change the result.
+        threads: threads of the product of matrices, and pieces of customers that are at work at a time; they do not change the result.
         with_reasons: whether `source` is looked for.
     """
     smallest = 0.5 * 10**-SCORE_DIGITS / max(share, 1.0)
 
     def of_some(customers: Ints, mine: Histories) -> dict[Kind, Lists]:
-        scored = _scored(mine, scorer, length + _SPARE, smallest)
+        scored = _scored(mine, scorer, length + _SPARE, smallest, threads)
         places = {kind: _places(kind, mine, scored, scorer, length, rest_days, share) for kind in kinds}
         sources = _sources(mine, scorer.nearest, scored, list(places.values())) if with_reasons else None
         return {kind: _lists(customers, mine, found, sources, popular, length) for kind, found in places.items()}
@@ -290,7 +291,7 @@ class _Scored:
     score: Floats
 
 
-def _scored(mine: Histories, scorer: Scorer, others: int, smallest: float) -> _Scored:
+def _scored(mine: Histories, scorer: Scorer, others: int, smallest: float, threads: int) -> _Scored:
     """Score as one product of matrices, [bought, 1, lift] x [similarity; prior; identity], of which each row's best are kept.
 
     What a customer has bought is lifted above everything else, so that it is there, whatever its score.
@@ -310,8 +311,9 @@ def _scored(mine: Histories, scorer: Scorer, others: int, smallest: float) -> _S
     starts = (2 * mine.starts + np.arange(customers + 1)).astype(np.int32)
     left = sp.csr_matrix((values, columns, starts), shape=(customers, scorer.right.shape[0]))
     kept = others + longest
-    # The pieces take the threads; what cannot be among a row's best need not be put in order with them.
-    best = sp_matmul_topn(left, scorer.right, top_n=kept, threshold=max(smallest, scorer.least(kept)), n_threads=1)
+    # It keeps Python's lock, so that pieces take turns with it: its own threads are the only ones that share its work.
+    # What cannot be among a row's best need not be put in order with them.
+    best = sp_matmul_topn(left, scorer.right, top_n=kept, threshold=max(smallest, scorer.least(kept)), n_threads=threads)
 
     lifted = best.data > lift / 2
     entries = sp.csr_array((best.data[lifted] - lift, best.indices[lifted], mine.starts), shape=mine.shape)

@@ -138,7 +138,7 @@ def candidates(bought: sp.csr_array, product_trend: Floats, with_ease: bool, thr
         plain, trended = nearest(weights), nearest(weights * product_trend.astype(np.float32))
     else:
         name, plain = "BM25", bm25(bought, threads=threads)
-        trended = sp.csr_array(plain @ sp.diags_array(product_trend))
+        trended = sp.csr_array((plain.data * product_trend[plain.indices], plain.indices, plain.indptr), plain.shape)
     return {
         f"{name} x trend + popular": Model(trended, _prior(rising)),
         f"{name} + popular": Model(plain, _prior(share)),
