@@ -53,7 +53,7 @@ NIGHT = (customers, customer_ltv, customer_segments, cohort_retention, product_a
 KEPT = NIGHT[:-1]
 """Recommendations are kept for the newest day only: nobody fills them back."""
 MONTH_ACCOUNTS = 2_000
-"""Of whom a month of hours is computed in about a minute. It grows with them: of 20,000 it took 322 CPU-seconds and 1.7 GB."""
+"""Of whom a month of hours is computed in about a minute. It grows with them: of 20,000 it took 285 CPU-seconds and 1.7 GB."""
 PACKAGES = ("dagster", "duckdb", "deltalake", "polars", "lifetimes")
 
 
