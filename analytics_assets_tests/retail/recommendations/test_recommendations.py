@@ -122,6 +122,22 @@ def test_what_is_excluded_and_was_never_sold_is_named(shop):
     assert shop.objections["exclusions_are_known"] == unknown
 
 
+def test_the_evaluation_rules_out_what_was_of_an_excluded_category_then(shop):
+    shop.settings = 'excluded_categories = ["Hidden"]\nassortment_days = 3000'
+    for number in range(4):
+        shop.bought(f"c{number}", "2026-03-01", "plain")
+        shop.bought(f"c{number}", "2026-03-02", "moved", category="hidden")
+        shop.bought(f"c{number}", "2026-03-25", "other")
+    shop.bought("c0", "2026-03-28", "moved", category="in the open")
+    rows, objections = shop.night(DAY)
+    assert not objections
+    assert set(rows["recommendations"]["product_id"]) == {"plain", "moved", "other"}
+    popular = rows["recommendation_quality"].filter(pl.col("model") == "popular", pl.col("list") == "buy_again")
+    # On the 24th "moved" was hidden and "other" not known yet: "plain" alone was on offer, and nobody bought it again.
+    assert popular.filter(pl.col("cut_off") == date(2026, 3, 24))["recall_at_20"].to_list() == [0.0]
+    assert popular.filter(pl.col("cut_off") == date(2026, 3, 24))["coverage"].to_list() == [1.0]
+
+
 def test_discover_holds_nothing_bought_however_long_ago(shop):
     shop.settings = "history_days = 10\nassortment_days = 3000"
     shop.bought("ann", "2024-01-01", "ancient")
