@@ -318,8 +318,8 @@ def recommendations(work: Work) -> Mapping[str, Rows]:
     after (`recommendation_quality`); the best one makes the lists of the night. Only the identity map is today's.
     Read the lift over popular first: below 1, personal lists are not worth their trouble.
     """
-    # A day alone reads the files where they lie: a copy of a large shop's lines would take a gigabyte.
     work.bound_memory(MOST_MEMORY)
+    # A day alone reads the files where they lie: a copy of a large shop's lines would take a gigabyte.
     in_memory = len(work.days) > 1
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory)
     work.read(ORDER_ITEMS, f"order_date <= '{work.window.last_day}'", in_memory)

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from analytics_assets.retail.recommendations import assets
+from analytics_assets.retail.recommendations import assets, lists
 from analytics_assets.retail.recommendations.evaluation import Pairs
 from analytics_assets.retail.recommendations.lines import Lines
 from analytics_assets.retail.recommendations.lists import Histories
@@ -95,7 +95,9 @@ def owners(shop_at) -> dict[str, int]:
     return {event: customer[identity] for _, event, _, identity in orders if identity in customer}
 
 
-def test_histories_count_days_of_purchase_and_know_what_was_returned(shop_at):
+@pytest.mark.parametrize("at_once", [7, 500_000])
+def test_histories_count_days_of_purchase_and_know_what_was_returned(shop_at, at_once: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lists, "ENTRIES_SUMMED_AT_ONCE", at_once)
     _, items, _, parameters = shop_at
     owner = owners(shop_at)
     catalogue = {product: number for number, product in enumerate(sorted({line[4] for line in sold_lines(shop_at)}))}
