@@ -406,10 +406,9 @@ def test_previews_do_not_show_who_somebody_is(shelf) -> None:
     assert "ann@x.test" not in shown and "| 3 |" in shown and "email" in shown
 
 
-def test_what_is_more_than_the_memory_lies_in_the_home_while_it_is_needed(shop, shelf, monkeypatch) -> None:
-    monkeypatch.setattr("analytics_assets.warehouse.work.MOST_MEMORY", "30MB")
+def test_what_is_more_than_the_memory_lies_in_the_home_while_it_is_needed(shop, shelf) -> None:
     with engine() as connection, closing(Work(shop.platform, shelf.days(1, 1), connection, None)) as work:
-        work.bound_memory()
+        work.bound_memory("30MB")
         connection.execute("CREATE TABLE more AS SELECT hash(i) AS a, hash(a) AS b FROM range(4_000_000) AS t(i)")
         put_down = [path for (path,) in connection.sql("SELECT path FROM duckdb_temporary_files()").fetchall()]
         assert put_down and all(path.startswith(f"{shop.platform.home.spill}/") for path in put_down)
