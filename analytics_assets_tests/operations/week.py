@@ -111,10 +111,10 @@ class Expected:
             there = through >= hour + HOUR + (HOUR if ends_day else timedelta(0))
             given_up = now >= datetime.combine(day_of(hour) + DAY, time(4), ZONE) and through >= begins(day_of(hour))
             again = hour in touched or (hour in self.early and there)
-            # Dagster does not see the first of the two hours that read the same before the second is over.
-            if now < hour + 2 * HOUR and hour.astimezone(ZONE).utcoffset() != (hour + HOUR).astimezone(
-                ZONE
-            ).utcoffset() == timedelta(0):
+            # On the day on which partitions begin, Dagster does not see the first of the two hours that read the same before the second
+            # is over.
+            repeats = hour.astimezone(ZONE).utcoffset() != (hour + HOUR).astimezone(ZONE).utcoffset() == timedelta(0)
+            if repeats and now < hour + 2 * HOUR and day_of(hour) == self.first:
                 continue
             if (there or given_up) and (("events", hour) not in self.made or again):
                 runs.add(("events", hour))
@@ -138,7 +138,8 @@ class Expected:
         self.made |= runs
         for hour in hours:
             evening = {day_of(hour - n * HOUR) for n in (23, 24, 25)}
-            known = all(("accounts", begins(day)) in self.made for day in evening if day >= self.first)
+            # A day that is not over is not there to be waited for.
+            known = all(("accounts", begins(day)) in self.made for day in evening if self.first <= day < day_of(now))
             mine = ("account_usage", hour)
             # Its sessions may have begun in the 25 hours before.
             changed = any(("events", hour - n * HOUR) in runs for n in range(26))
