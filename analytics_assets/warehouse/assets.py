@@ -250,7 +250,8 @@ ROWS_TOLD = 5
 
 def _first_found(connection: duckdb.DuckDBPyConnection, violations: str) -> list[str]:
     """The first rows that a query finds, as people read them: `as_of_date 2026-03-31, currency GBP`."""
-    found = connection.sql(f"SELECT * FROM ({violations}) LIMIT {ROWS_TOLD}")
+    # Where an order is asked for, parts of a query that each take the rows one after another run side by side.
+    found = connection.sql(f"SELECT * FROM ({violations}) ORDER BY ALL LIMIT {ROWS_TOLD}")
     return [", ".join(f"{name} {value}" for name, value in zip(found.columns, row, strict=True)) for row in found.fetchall()]
 
 

@@ -72,10 +72,13 @@ def promises(settings: Recommendations) -> list[Audit]:
         Audit(
             "lists_are_in_order",
             "Ranks run from 1 without a gap, no product stands twice, scores descend, and what has none says that it is popular.",
-            _disorder("rows", "as_of_date, list, customer_id", "product_id", settings.length)
-            + " UNION ALL "
-            + _disorder(
-                "rows_of_product_recommendations", "as_of_date, 'page', product_id", "related_product_id", settings.length
+            " UNION ALL ".join(
+                _disorder(*of_lists, settings.length)
+                for of_lists in (
+                    ("(FROM rows WHERE list = 'discover')", "as_of_date, list, customer_id", "product_id"),
+                    ("(FROM rows WHERE list <> 'discover')", "as_of_date, list, customer_id", "product_id"),
+                    ("rows_of_product_recommendations", "as_of_date, 'page', product_id", "related_product_id"),
+                )
             ),
         ),
         Audit(
