@@ -26,6 +26,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table as Grid
 
 from analytics_assets.home import Home, HomeError
+from analytics_assets.operations.interruption import Interruption, interruptible
 from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, load_settings, settings_path
 
 if TYPE_CHECKING:
@@ -78,6 +79,19 @@ def main() -> None:
     if getattr(arguments, "format", "kissmetrics") not in FORMATS:
         _stop(f"FORMAT={arguments.format}: there is no reader for it. Allowed: {', '.join(FORMATS)}.")
 
+    try:
+        if arguments.command == "run":
+            with interruptible() as interruption:
+                _obey(arguments, interruption)
+        else:
+            _obey(arguments, None)
+    except KeyboardInterrupt:
+        console.print("stopped; what was committed stands, and the same command goes on from there")
+        # A thread that is still reading files would abort the interpreter as it ends.
+        os._exit(130)
+
+
+def _obey(arguments: argparse.Namespace, interruption: Interruption | None) -> None:
     from sqlalchemy.exc import OperationalError
 
     from analytics_assets.activation.sends import SendRefused
@@ -93,8 +107,8 @@ def main() -> None:
         _stop(str(error))
     try:
         settings = load_settings()
-        if arguments.command == "run":
-            _run(settings, home, arguments.exports, arguments.format)
+        if interruption:
+            _run(settings, home, arguments.exports, arguments.format, interruption)
         elif arguments.command == "check":
             _check(settings, home, arguments.exports)
         elif arguments.command == "accept":
@@ -115,16 +129,16 @@ def main() -> None:
             sys.exit(_ui(home, arguments.port))
         else:
             _serve(home, _webserver(arguments.host, arguments.port) if arguments.command == "webserver" else _daemon())
-    except (SettingsError, HomeError, LakeError, OutboxError, ExportError, StepFailed, SendRefused, NoUsage, OSError) as error:
-        _stop(f"{error}{_space_left(home, error)}")
-    except OperationalError as error:
-        _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{_space_left(home, error)}")
-    except KeyboardInterrupt:
-        console.print("stopped; what was committed stands, and the same command goes on from there")
-        # A thread that is still reading files would abort the interpreter as it ends.
-        os._exit(130)
     except Exception as error:
-        if hint := _space_left(home, error):
+        if interruption and interruption():
+            raise KeyboardInterrupt from None
+        hint = _space_left(home, error)
+        if isinstance(error, OperationalError):
+            _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{hint}")
+        foreseen = (SettingsError, HomeError, LakeError, OutboxError, ExportError, StepFailed, SendRefused, NoUsage, OSError)
+        if isinstance(error, foreseen):
+            _stop(f"{error}{hint}")
+        if hint:
             _stop(f"{error}.{hint}")
         raise
 
@@ -153,7 +167,7 @@ def _plain(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def _run(settings: Settings, home: Home, exports: str | None, format: str) -> None:
+def _run(settings: Settings, home: Home, exports: str | None, format: str, interruption: Interruption) -> None:
     import dagster as dg
 
     from analytics_assets.definitions import build_definitions, build_platform
@@ -162,7 +176,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
     from analytics_assets.operations.assets import record_now
     from analytics_assets.operations.catch_up import catch_up, changed_assets, end_dead_runs, run_stage
     from analytics_assets.operations.delivery import watch
-    from analytics_assets.operations.interruption import interruptible
+    from analytics_assets.operations.interruption import cancelling_runs
     from analytics_assets.operations.record import open_record
     from analytics_assets.operations.upgrade import upgrade
 
@@ -177,7 +191,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
         pin_export(home, folder, format)
         batch_started = time.monotonic()
         platform = build_platform(settings, home)
-        with open_record(home) as instance, interruptible(instance) as interrupted:
+        with open_record(home) as instance, cancelling_runs(instance, interruption):
             end_dead_runs(instance)
             definitions = build_definitions(platform)
             if upgraded := upgrade(platform):
@@ -192,7 +206,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
                 console.print(f"code or settings changed: {', '.join(changed)} and what follows from them are computed anew")
 
             def begin(stage: Stage) -> None:
-                if interrupted():
+                if interruption():
                     raise KeyboardInterrupt
                 span = f"{stage.first} to {stage.last}" if stage.partitions > 1 else stage.first
                 steps.begin(f"{', '.join(stage.assets)}  {span}")
@@ -202,7 +216,7 @@ def _run(settings: Settings, home: Home, exports: str | None, format: str) -> No
                 try:
                     done += catch_up(platform, instance, begin)
                 finally:
-                    if not interrupted():
+                    if not interruption():
                         watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
                         record_now(definitions, instance)
             steps.end()

@@ -10,67 +10,89 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-import dagster as dg
-
-from analytics_assets.operations.launcher import CATCH_UP
-from analytics_assets.warehouse.engine import interrupt_queries
+if TYPE_CHECKING:
+    import dagster as dg
 
 SECONDS_BETWEEN = 1.0
 
 
-@contextmanager
-def interruptible(instance: dg.DagsterInstance) -> Iterator[Callable[[], bool]]:
-    """Let one Ctrl-C stop what runs inside, in the main thread; gives a function that says whether it was pressed.
+class Interruption:
+    """Whether and when (seconds since 1970) somebody pressed Ctrl-C, as the system delivers it."""
 
-    The run that it ended was cancelled, and did not fail: that would raise an alert.
+    def __init__(self) -> None:
+        """Listen from now on, in place of whoever did."""
+        self.pressed_at: float | None = None
+        self._noting = threading.Lock()
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+
+    def __call__(self) -> bool:
+        """Whether it was pressed."""
+        with self._noting, suppress(BlockingIOError):
+            if signal.SIGINT in os.read(self._reading, 64) and self.pressed_at is None:
+                self.pressed_at = time.time()
+        return self.pressed_at is not None
+
+    def listen_no_more(self) -> None:
+        """Leave signals to whoever listened before."""
+        signal.set_wakeup_fd(self._before)
+        self()
+        os.close(self._reading)
+        os.close(self._writing)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Let one Ctrl-C stop what runs inside, in the main thread.
 
     Raises:
         KeyboardInterrupt: it was pressed, whatever became of it inside.
     """
-    pressed: list[float] = []
-    over, noting = threading.Event(), threading.Lock()
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
+    interruption, over = Interruption(), threading.Event()
     main_thread = threading.main_thread().ident or 0
-
-    def interrupted() -> bool:
-        with noting, suppress(BlockingIOError):
-            if signal.SIGINT in os.read(reading, 64):
-                pressed.append(time.time())
-        return bool(pressed)
 
     def repeat() -> None:
         while not over.wait(SECONDS_BETWEEN):
-            if interrupted() and time.time() - pressed[0] >= SECONDS_BETWEEN:
-                interrupt_queries()
+            if interruption() and time.time() - (interruption.pressed_at or 0) >= SECONDS_BETWEEN:
                 signal.pthread_kill(main_thread, signal.SIGINT)
+                # Not before: it may still be importing what this imports.
+                from analytics_assets.warehouse.engine import interrupt_queries
 
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+                interrupt_queries()
+
     repeating = threading.Thread(target=repeat, name="interruption", daemon=True)
     repeating.start()
     try:
-        yield interrupted
+        yield interruption
     except BaseException:
-        if not interrupted():
+        if not interruption():
             raise
     finally:
         over.set()
         repeating.join()
-        signal.set_wakeup_fd(before)
-        interrupted()
-        os.close(reading)
-        os.close(writing)
-    if pressed:
-        _cancel_the_newest_run(instance, pressed[0])
+        interruption.listen_no_more()
+    if interruption.pressed_at:
         raise KeyboardInterrupt
 
 
-def _cancel_the_newest_run(instance: dg.DagsterInstance, pressed_at: float) -> None:
-    for record in instance.get_run_records(dg.RunsFilter(tags={CATCH_UP: "true"}), limit=1):
-        failed = record.dagster_run.status == dg.DagsterRunStatus.FAILURE and (record.end_time or 0.0) >= pressed_at
-        if failed or not record.dagster_run.is_finished:
-            instance.report_run_canceled(record.dagster_run, "somebody pressed Ctrl-C")
+@contextmanager
+def cancelling_runs(instance: dg.DagsterInstance, interruption: Interruption) -> Iterator[None]:
+    """Let the run that Ctrl-C ends be one that was cancelled, which raises no alert, and not one that failed."""
+    import dagster as dg
+
+    from analytics_assets.operations.launcher import CATCH_UP
+
+    try:
+        yield
+    finally:
+        if interruption():
+            for record in instance.get_run_records(dg.RunsFilter(tags={CATCH_UP: "true"}), limit=1):
+                failed = record.dagster_run.status == dg.DagsterRunStatus.FAILURE
+                if not record.dagster_run.is_finished or (failed and (record.end_time or 0.0) >= (interruption.pressed_at or 0)):
+                    instance.report_run_canceled(record.dagster_run, "somebody pressed Ctrl-C")

@@ -16,7 +16,7 @@ from dagster import DagsterRunStatus
 
 from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import StepFailed
-from analytics_assets.operations.interruption import interruptible
+from analytics_assets.operations.interruption import cancelling_runs, interruptible
 from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.operations.outbox import Outbox
 from analytics_assets.operations.record import POSTGRES_URL, open_record
@@ -49,7 +49,7 @@ def test_a_step_that_is_interrupted_is_not_begun_again_and_the_next_one_not_at_a
 
 
 def test_an_interrupt_that_something_swallows_is_repeated() -> None:
-    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(KeyboardInterrupt), interruptible(instance) as interrupted:
+    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:
         with contextlib.suppress(KeyboardInterrupt):
             press()
             time.sleep(5)
@@ -61,7 +61,7 @@ def test_an_interrupt_that_something_swallows_is_repeated() -> None:
 
 
 def test_an_interrupt_ends_a_query_that_is_being_executed() -> None:
-    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(KeyboardInterrupt), interruptible(instance):
+    with pytest.raises(KeyboardInterrupt), interruptible():
         threading.Timer(0.5, press).start()
         with engine() as connection:
             connection.execute("SELECT count(*) FROM range(30_000_000_000) AS t(i) WHERE hash(i) = 3")
@@ -71,7 +71,7 @@ def test_an_interrupt_ends_a_query_that_is_being_executed() -> None:
 def test_what_an_interrupt_makes_of_a_step_is_no_failure_and_its_run_was_cancelled() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         at_work = instance.add_run(dg.DagsterRun("__ASSET_JOB", status=DagsterRunStatus.STARTED, tags={CATCH_UP: "true"}))
-        with pytest.raises(KeyboardInterrupt), interruptible(instance):
+        with pytest.raises(KeyboardInterrupt), interruptible() as interruption, cancelling_runs(instance, interruption):
             try:
                 press()
                 time.sleep(5)
@@ -81,7 +81,7 @@ def test_what_an_interrupt_makes_of_a_step_is_no_failure_and_its_run_was_cancell
 
 
 def test_what_fails_without_an_interrupt_has_failed() -> None:
-    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(duckdb.Error), interruptible(instance):
+    with pytest.raises(duckdb.Error), interruptible():
         raise duckdb.Error("no such column")
     assert signal.set_wakeup_fd(-1) == -1, "nobody listens any more"
 
