@@ -273,7 +273,7 @@ def _errors_into(log: Path) -> Iterator[None]:
     sys.stderr.flush()
     os.dup2(writing, 2)
     os.close(writing)
-    copying = threading.Thread(target=copy, name="run.log")
+    copying = threading.Thread(target=copy, name="run.log", daemon=True)
     copying.start()
     try:
         yield
@@ -284,7 +284,8 @@ def _errors_into(log: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(terminal, 2)
         os.close(terminal)
-        copying.join()
+        # A program that was started inside and is still there may hold the other end.
+        copying.join(timeout=2)
 
 
 def _export_folder(settings: Settings, home: Home, exports: str | None, steps: _Steps) -> Path:

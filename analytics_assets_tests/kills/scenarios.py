@@ -26,8 +26,10 @@ from analytics_assets.events.loading import load, pin_export
 from analytics_assets.events.tables import EXPORT_FILES, RECORDS, REJECTED_LINES
 from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import end_dead_runs
+from analytics_assets.operations.interruption import interruptible
 from analytics_assets.operations.maintenance import maintain
 from analytics_assets.operations.outbox import Alert, Outbox
+from analytics_assets.operations.record import open_record
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Lake, predicate_for
@@ -271,7 +273,8 @@ def _due_run(folder: Path) -> None:
 def _make_run(folder: Path) -> None:
     company = company_in(folder)
     cli.console.quiet = True
-    cli._run(company.settings, company.home, str(company.export), "kissmetrics")
+    with interruptible() as interruption:
+        cli._run(company.settings, company.home, str(company.export), "kissmetrics", interruption)
 
 
 # Every run adds to the others.
@@ -279,7 +282,7 @@ _COMPUTED: Sequence[Table] = [table for table in PUBLISHED if table.name not in 
 
 
 def _everything(folder: Path) -> dict[str, Any]:
-    with company_in(folder).instance() as instance:
+    with open_record(Home(folder / "home")) as instance:
         at_work = [run.run_id for run in instance.get_runs() if not run.is_finished]
     return {**lake_of(folder, RECORDS, *_COMPUTED), **database_of(folder, *_COMPUTED), **_memory(folder), "runs at work": at_work}
 
