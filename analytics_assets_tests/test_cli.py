@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from analytics_assets import cli
+from analytics_assets.make_run import errors_into
 from analytics_assets.operations.record import open_record
 from analytics_assets.warehouse.lake import LakeError
 
@@ -26,10 +27,10 @@ def run(tmp_path, monkeypatch, lines, capfd):
 
     def ran(work):
         def instead(_settings, home, *_):
-            with cli._errors_into(home.root / "run.log"):
+            with errors_into(home.root / "run.log"):
                 work()
 
-        monkeypatch.setattr(cli, "_run", instead)
+        monkeypatch.setattr(cli, "make_run", instead)
         with pytest.raises((SystemExit, duckdb.Error)) as ended:
             cli.main()
         return ended.value, capfd.readouterr().out

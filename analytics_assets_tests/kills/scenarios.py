@@ -18,19 +18,20 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from analytics_assets import cli
 from analytics_assets.activation.generations import Channel, Generation
 from analytics_assets.activation.sends import EMAIL_SENDS, SendRefused, mark_sent
 from analytics_assets.definitions import PUBLISHED, build_definitions
 from analytics_assets.events.loading import load, pin_export
 from analytics_assets.events.tables import EXPORT_FILES, RECORDS, REJECTED_LINES
 from analytics_assets.home import Home
+from analytics_assets.make_run import make_run
 from analytics_assets.operations.catch_up import end_dead_runs
 from analytics_assets.operations.interruption import interruptible
 from analytics_assets.operations.maintenance import maintain
 from analytics_assets.operations.outbox import Alert, Outbox
 from analytics_assets.operations.record import open_record
 from analytics_assets.settings import parse_settings
+from analytics_assets.terminal import console
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.lake import Lake, predicate_for
 from analytics_assets.warehouse.publishing import publish
@@ -272,9 +273,9 @@ def _due_run(folder: Path) -> None:
 
 def _make_run(folder: Path) -> None:
     company = company_in(folder)
-    cli.console.quiet = True
+    console.quiet = True
     with interruptible() as interruption:
-        cli._run(company.settings, company.home, str(company.export), "kissmetrics", interruption)
+        make_run(company.settings, company.home, str(company.export), "kissmetrics", interruption)
 
 
 # Every run adds to the others.
