@@ -7,7 +7,6 @@ daemon that is silent, `analytics.duckdb` behind the lake, an address that accep
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
 from analytics_assets.operations.outbox import Alert, Outbox
 from analytics_assets.operations.run_history import BATCH_RUNS, OVERLAP, StepRun, ended_runs, steps_of
-from analytics_assets.warehouse.assets import FILL
+from analytics_assets.warehouse.assets import FILL, masked
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.publishing import is_behind
 from analytics_assets.warehouse.tables import Column, Table
@@ -191,11 +190,6 @@ def _told_once(rows: Sequence[str]) -> list[str]:
 
 def _last(span: str | None) -> str | None:
     return span.partition(" to ")[2] or span if span else None
-
-
-def masked(text: str) -> str:
-    """A text without addresses of people and without credentials in URLs, and no longer than a message may be."""
-    return re.sub(r"[^\s'\"(,;<>]+@[^\s'\"),;<>]+", "‹address›", text)[:1_500]
 
 
 def on_the_wall(instant: datetime, platform: Platform) -> str:

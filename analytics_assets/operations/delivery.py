@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, masked, on_the_wall
+from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, on_the_wall
 from analytics_assets.operations.outbox import NO_ADDRESS, Alert, Message, Outbox, Standing
 from analytics_assets.settings import AlertRoute, Alerts
+from analytics_assets.warehouse.assets import masked
 from analytics_assets.warehouse.work import Platform
 
 # What came and went longer ago than this, before anybody looked, is kept and told to nobody.

@@ -66,6 +66,8 @@ def compare(platform: Platform, computation: Computation, window: Window, log: A
     with engine() as connection, closing(Work(platform, window, connection, log)) as work:
         rows = computation.compute(work)
         for table in computation.tables:
+            hidden = table.personal_columns(platform.settings.accounts.are == "people")
+            shown = ", ".join("'…'" if c.name in hidden else f'"{c.name}"' for c in table.columns if not c.run_dependent)
             attach(connection, platform.lake.pin(table), predicate_for(table, window), name="lake_rows")
             show(connection, table, rows[table.name], "computed_rows")
             live = f"SELECT * FROM lake_rows WHERE {in_window(table, window)}"
@@ -75,15 +77,10 @@ def compare(platform: Platform, computation: Computation, window: Window, log: A
                 for label, one, other in (("computed now", "computed_rows", f"({live})"), ("live", f"({live})", "computed_rows")):
                     only = f"SELECT {columns} FROM {one} EXCEPT ALL SELECT {columns} FROM {other}"
                     count = connection.sql(f"SELECT count(*) FROM ({only})").fetchall()[0][0]
-                    sample = connection.sql(f"SELECT {_shown(table)} FROM ({only}) ORDER BY ALL LIMIT {ROWS_SHOWN}").fetchall()
+                    sample = connection.sql(f"SELECT {shown} FROM ({only}) ORDER BY ALL LIMIT {ROWS_SHOWN}").fetchall()
                     if count:
                         found.append(f"{table.name}, {label} only: {count} rows, such as {'; '.join(map(str, sample))}")
     return found
-
-
-def _shown(table: Table) -> str:
-    shown = [c for c in table.columns if not c.run_dependent]
-    return ", ".join("'…'" if c.personal else f'"{c.name}"' for c in shown)
 
 
 def sampled_windows(

@@ -7,6 +7,7 @@ materialisation, and fails the run at the first attempt.
 
 import hashlib
 import inspect
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -208,7 +209,7 @@ def _materialize(
             "delta_version": outcome.version,
             "inputs": {name: pin.version for name, pin in sorted(work.pins.items())},
             "unchanged": outcome.unchanged,
-            "preview": dg.MetadataValue.md(_preview(main, outcome.newest_rows)),
+            "preview": dg.MetadataValue.md(_preview(main, outcome.newest_rows, platform.settings.accounts.are == "people")),
             **work.metadata,
         }
         if plot:
@@ -249,10 +250,16 @@ ROWS_TOLD = 5
 
 
 def _first_found(connection: duckdb.DuckDBPyConnection, violations: str) -> list[str]:
-    """The first rows that a query finds, as people read them: `as_of_date 2026-03-31, currency GBP`."""
+    """The first rows that a query finds, as people read them: `as_of_date 2026-03-31, currency GBP`; addresses are masked."""
     # Where an order is asked for, parts of a query that each take the rows one after another run side by side.
     found = connection.sql(f"SELECT * FROM ({violations}) ORDER BY ALL LIMIT {ROWS_TOLD}")
-    return [", ".join(f"{name} {value}" for name, value in zip(found.columns, row, strict=True)) for row in found.fetchall()]
+    rows = [", ".join(f"{name} {value}" for name, value in zip(found.columns, row, strict=True)) for row in found.fetchall()]
+    return [masked(row) for row in rows]
+
+
+def masked(text: str) -> str:
+    """A text without addresses of people and without credentials in URLs, and no longer than a message may be."""
+    return re.sub(r"[^\s'\"(,;<>]+@[^\s'\"),;<>]+", "‹address›", text)[:1_500]
 
 
 def _span(keys: Sequence[str]) -> str:
@@ -295,13 +302,13 @@ def _declared_violations(table: Table, rows: str, window: Window, in_order: bool
         UNION ALL SELECT '{table.name}: key {problem}: ' || which, times FROM ({repeated})"""
 
 
-def _preview(table: Table, rows: pa.Table) -> str:
-    shown = [c for c in table.columns if not c.personal]
+def _preview(table: Table, rows: pa.Table, people_are_accounts: bool) -> str:
+    hidden = table.personal_columns(people_are_accounts)
+    shown = [c for c in table.columns if c.name not in hidden]
     head = "| " + " | ".join(c.name for c in shown) + " |\n|" + "---|" * len(shown)
     body = [
         "| " + " | ".join(str(record[c.name]).replace("|", "\\|").replace("\n", " ") for c in shown) + " |"
         for record in rows.to_pylist()
     ]
-    hidden = [c.name for c in table.columns if c.personal]
     note = f"\n\nNot shown, since they tell who somebody is: {', '.join(hidden)}." if hidden else ""
     return "\n".join([head, *body]) + note

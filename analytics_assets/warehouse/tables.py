@@ -17,7 +17,7 @@ import pyarrow as pa
 class Column:
     """One column. `type` is DuckDB's name; `run_dependent` columns (load times, run ids) are no part of a digest.
 
-    `personal` columns tell who somebody is and are masked in previews.
+    `personal` columns tell who somebody is and are masked in previews; so is `account_id` where people are accounts.
     """
 
     name: str
@@ -67,6 +67,10 @@ class Table:
     def column_names(self) -> list[str]:
         """Names in declared order."""
         return [column.name for column in self.columns]
+
+    def personal_columns(self, people_are_accounts: bool) -> list[str]:
+        """Names of the columns that tell who somebody is."""
+        return [c.name for c in self.columns if c.personal or (people_are_accounts and c.name == "account_id")]
 
     @property
     def partition_expression(self) -> str:

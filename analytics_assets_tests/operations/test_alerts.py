@@ -11,11 +11,11 @@ from analytics_assets.definitions import build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations import alerts as watching
 from analytics_assets.operations import delivery
-from analytics_assets.operations.alerts import allowed_seconds, late_runs, look_at_ended_runs, masked, silent_daemons
+from analytics_assets.operations.alerts import allowed_seconds, late_runs, look_at_ended_runs, silent_daemons
 from analytics_assets.operations.delivery import alerts_sensor, outbox_of
 from analytics_assets.operations.run_history import BATCH_RUNS
 from analytics_assets.settings import parse_settings
-from analytics_assets.warehouse.assets import FILL
+from analytics_assets.warehouse.assets import FILL, masked
 
 SETTINGS = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-10-29\n'
 DAYS = dg.DailyPartitionsDefinition("2011-10-29", timezone="Europe/London")

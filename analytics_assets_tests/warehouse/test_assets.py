@@ -399,11 +399,25 @@ def test_previews_do_not_show_who_somebody_is(shelf) -> None:
     table = Table(
         "people",
         "person",
-        (Column("email", "VARCHAR", "Address.", personal=True), Column("orders", "BIGINT", "Orders.")),
+        (
+            Column("email", "VARCHAR", "Address.", personal=True),
+            Column("account_id", "VARCHAR", "The account."),
+            Column("orders", "BIGINT", "Orders."),
+        ),
         ("email",),
     )
-    shown = assets._preview(table, pa.table({"email": ["ann@x.test"], "orders": [3]}))
-    assert "ann@x.test" not in shown and "| 3 |" in shown and "email" in shown
+    rows = pa.table({"email": ["ann@x.test"], "account_id": ["Acme"], "orders": [3]})
+    shown = assets._preview(table, rows, people_are_accounts=False)
+    assert "ann@x.test" not in shown and "| Acme | 3 |" in shown and "email" in shown
+    shown = assets._preview(table, rows, people_are_accounts=True)
+    assert "Acme" not in shown and "| 3 |" in shown and shown.endswith("who somebody is: email, account_id.")
+
+
+def test_a_check_names_nobody_by_address(shop, shelf) -> None:
+    result = shop.run(shelf.sale("ann.lee@x.test", amount=-1))
+    [found] = [e.metadata["violations"].value for e in result.get_asset_check_evaluations() if e.check_name == "paid_for"]
+    assert "‹address›" in found[0] and "ann.lee" not in found[0]
+    assert "‹address›" in failure(result) and "ann.lee" not in failure(result)
 
 
 def test_what_is_more_than_the_memory_lies_in_the_home_while_it_is_needed(shop, shelf) -> None:
