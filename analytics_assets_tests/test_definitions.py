@@ -106,7 +106,7 @@ CHECKS = {
         *("as_declared", "inputs_ready", "is_fresh"),
         *("every_customer_is_valued", "figures_are_possible", "served_by_a_tested_model"),
     },
-    "ltv_hindsight": {"as_declared", "inputs_ready", "shares_are_shares", "totals_came_true"},
+    "ltv_hindsight": {"as_declared", "inputs_ready", "intervals_held", "shares_are_shares", "totals_came_true"},
     "customer_segments": {
         *("as_declared", "inputs_ready", "is_fresh"),
         *("every_customer_has_a_segment", "movement_is_usual", "scores_are_possible"),

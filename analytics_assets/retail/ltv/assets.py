@@ -135,7 +135,7 @@ def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv, serve: Serve) 
     sentences: dict[str, str] = {}
     for (currency,), rows in summary.partition_by("currency", as_dict=True, maintain_order=True).items():
         bought = rows.filter(pl.col("purchase_days").is_not_null())
-        parts.append(_without_forecast(rows.filter(pl.col("purchase_days").is_null()), "no purchase yet"))
+        parts.append(_without_forecast(rows.filter(pl.col("purchase_days").is_null()), "no paid purchase yet"))
         try:
             served = serve(str(currency))
         except NotEnoughHistory as error:

@@ -101,8 +101,8 @@ def ltv_hindsight(work: Work) -> Mapping[str, pa.Table]:
     Read `bias` first: how far the total was off (-0.10: a tenth too low). Then `coverage` beside
     `stated_coverage`, what the intervals stated: `[ltv] interval_coverage`, or more, as an interval from 0 to 0 states how likely the
     customer is to buy nothing. What all customers have in common moves a single day: for each 10 % by which the total came out higher
-    than expected, about two in a hundred more lie outside. Then the best tenth: whether those expected to bring most did. A day
-    too early to look back from has no row.
+    than expected, about two in a hundred more lie outside; the check `intervals_held` warns where it is more than five. Then the best
+    tenth: whether those expected to bring most did. A day too early to look back from has no row.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
     as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
@@ -171,6 +171,13 @@ TOTALS_CAME_TRUE = Audit(
     """SELECT as_of_date, currency, days_ago, bias, expected_revenue, actual_revenue FROM rows
     WHERE coalesce(abs(bias) > 0.25, expected_revenue > 0)""",
 )
+INTERVALS_HELD = Audit(
+    "intervals_held",
+    "As many customers ended up inside their interval as was stated 30, 60 and 90 days ago, within five in a hundred and three standard "
+    "errors of so many customers. Held fewer, the season is missing (`[ltv] season`) or the shop has changed.",
+    """SELECT as_of_date, currency, days_ago, coverage, stated_coverage, bias FROM rows
+    WHERE abs(coverage - stated_coverage) > 0.05 + 3 * sqrt(stated_coverage * (1 - stated_coverage) / customers)""",
+)
 
 
 def ltv_hindsight_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
@@ -188,7 +195,7 @@ def ltv_hindsight_asset(platform: Platform, condition: dg.AutomationCondition) -
                 WHERE coverage NOT BETWEEN 0 AND 1 OR stated_coverage NOT BETWEEN 0 AND 1 OR best_tenth_expected NOT BETWEEN 0 AND 1 OR expected_revenue < 0""",
             )
         ],
-        warnings=[TOTALS_CAME_TRUE],
+        warnings=[TOTALS_CAME_TRUE, INTERVALS_HELD],
         settings=("ltv", "identity"),
         group="retail",
         plot=plot_said_and_came_true,

@@ -19,7 +19,7 @@ from analytics_assets.retail.customers.assets import CUSTOMERS, customers
 from analytics_assets.retail.ltv import hindsight, refits
 from analytics_assets.retail.ltv.assets import SERVED_BY_A_TESTED_MODEL, customer_ltv, plot_ranking
 from analytics_assets.retail.ltv.backtest import came_true, known_at, scored
-from analytics_assets.retail.ltv.hindsight import TOTALS_CAME_TRUE, ltv_hindsight, plot_said_and_came_true
+from analytics_assets.retail.ltv.hindsight import INTERVALS_HELD, TOTALS_CAME_TRUE, ltv_hindsight, plot_said_and_came_true
 from analytics_assets.retail.ltv.refits import Refits, read_purchases
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import parse_settings
@@ -125,7 +125,7 @@ def test_every_customer_has_a_value_and_only_buyers_a_forecast(made):
     only_returned = last.row(by_predicate=pl.col("customer_id") == "returns only", named=True)
     assert only_returned["expected_revenue"] is None
     assert only_returned["lifetime_value"] == Decimal("-5.00")
-    assert only_returned["model"] == "no purchase yet"
+    assert only_returned["model"] == "no paid purchase yet"
     others = last.filter((pl.col("customer_id") != "returns only") & (pl.col("currency") == "GBP"))
     assert others["expected_revenue"].null_count() == 0
     (model,) = set(others["model"])
@@ -228,6 +228,18 @@ def test_totals_that_did_not_come_true_are_told_nothing_at_all_included(made, bi
     with engine() as connection:
         connection.register("rows", row.to_arrow())
         assert bool(connection.sql(TOTALS_CAME_TRUE.violations).fetchall()) == warns
+
+
+@pytest.mark.parametrize(
+    ("coverage", "customers", "warns"),
+    [(0.68, 2_300, True), (0.92, 2_300, True), (0.76, 2_300, False), (0.80, 2_300, False), (0.68, 60, False), (0.50, 60, True)],
+)
+def test_intervals_that_held_other_than_they_stated_are_told(made, coverage: float, customers: int, warns: bool):
+    row = made["ltv_hindsight"].head(1)
+    row = row.with_columns(coverage=pl.lit(coverage), stated_coverage=pl.lit(0.80), customers=pl.lit(customers))
+    with engine() as connection:
+        connection.register("rows", row.to_arrow())
+        assert bool(connection.sql(INTERVALS_HELD.violations).fetchall()) == warns
 
 
 def test_a_day_too_early_to_look_back_from_has_no_row_and_still_a_plot(shop):
