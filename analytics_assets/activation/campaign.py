@@ -37,8 +37,8 @@ class Contacts:
     """What is known of people on the evening of a day.
 
     `standing`: customer_id, segment, value_band, place, customers (`standing.sql`). `traits`: customer_id, trait, value,
-    said_second (`contact_traits.sql`). `identities`: customer_id, identity (`named_identities.sql`). `picks`: customer_id, place,
-    product_id (`picks.sql`). `product_names`: product_id, product_name. `suppressed`: lower-case addresses and customer ids.
+    said_second (`contact_traits.sql`). `identities`: customer_id, identity (`known_identities.duckdb.sql`). `picks`: customer_id,
+    place, product_id (`picks.sql`). `product_names`: product_id, product_name. `suppressed`: lower-case addresses and customer ids.
     """
 
     standing: pl.DataFrame
@@ -110,7 +110,8 @@ def make_campaign(contacts: Contacts, last: LastSend, activation: Activation, cu
 
     Consent, suppression and holdout belong to an address, not to one of the customers who share it: whoever of them refused,
     is suppressed or held out decides for all. The row is that of the most valuable one (place in the currency; ties: the
-    smallest id). Who has said nothing has not consented; who refused gets nothing even where no consent is required.
+    smallest id). Who has said nothing has not consented; who refused gets nothing even where no consent is required. A customer
+    is suppressed by every identity that they go or went by and by every address that they ever told.
     """
     people = _people(contacts, activation, customers)
     chosen = people.drop_nulls("email").unique("email", keep="first", maintain_order=True)
@@ -162,14 +163,14 @@ def _people(contacts: Contacts, activation: Activation, customers: Customers) ->
         .unique("customer_id", keep="first", maintain_order=True)
         .select("customer_id", named="address")
     )
-    suppressed = list(contacts.suppressed)
     held_out = [is_held_out(who, activation.holdout_share) for who in contacts.standing["customer_id"]]
     agrees, refuses = pl.col("agrees").any(), (~pl.col("agrees")).any()
     # Somebody who never bought may share the address of somebody who did, and may have refused.
-    everybody = pl.concat([frame.select("customer_id") for frame in (contacts.standing, contacts.traits, contacts.identities)])
+    frames = (contacts.standing, contacts.traits, contacts.identities)
+    everybody = pl.concat([frame.select("customer_id") for frame in frames]).unique(maintain_order=True)
+    suppressed = _suppressed(everybody, contacts, customers)
     return (
-        everybody.unique(maintain_order=True)
-        .join(
+        everybody.join(
             contacts.standing.with_columns(held_out=pl.Series(held_out, dtype=pl.Boolean)),
             on="customer_id",
             how="left",
@@ -181,12 +182,23 @@ def _people(contacts: Contacts, activation: Activation, customers: Customers) ->
         .sort(pl.col("place") / pl.col("customers"), "customer_id")
         .with_columns(email=pl.coalesce("told", "named"))
         .with_columns(
-            suppressed=(pl.col("email").is_in(suppressed) | _folded("customer_id").is_in(suppressed)).any().over("email"),
+            suppressed=pl.col("customer_id").is_in(suppressed["customer_id"].implode()).any().over("email"),
             held_out=pl.col("held_out").any().over("email"),
             consents=((agrees if activation.consent_required else pl.lit(True)) & ~refuses).over("email"),
         )
         .filter(pl.col("place").is_not_null())
     )
+
+
+def _suppressed(everybody: pl.DataFrame, contacts: Contacts, customers: Customers) -> pl.DataFrame:
+    """Whom the suppression file names (customer_id, name), by any of their identities and of the addresses that they ever told."""
+    told = contacts.traits.filter(pl.col("trait").is_in(list(customers.email)))
+    names = [
+        everybody.select("customer_id", name=_folded("customer_id")),
+        contacts.identities.select("customer_id", name=_folded("identity")),
+        told.select("customer_id", name=_folded("value")),
+    ]
+    return pl.concat(names).filter(pl.col("name").is_in(list(contacts.suppressed)))
 
 
 def _folded(column: str) -> pl.Expr:
@@ -279,8 +291,12 @@ def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Ac
     """What a finished list must never be, looked up row by row and not by the way in which it was made; no text names anybody."""
     by_address: dict[str, set[str]] = {}
     answers: dict[str, tuple[int, bool]] = {}
+    named: dict[str, tuple[bool, str]] = {}
     for who, identity in contacts.identities.select("customer_id", "identity").iter_rows():
-        by_address.setdefault(identity.strip().lower(), set()).add(who)
+        name = identity.strip().lower()
+        by_address.setdefault(name, set()).add(who)
+        if re.match(ADDRESS, name):
+            named[who] = min(named.get(who, (True, name)), (name != who.strip().lower(), name))
     for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
         if trait in customers.email:
             by_address.setdefault(value.strip().lower(), set()).add(who)
@@ -297,23 +313,26 @@ def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Ac
             told[who] = (
                 (second, address) if second > newest else (newest, min(smallest, address) if second == newest else smallest)
             )
+    rows = recipients.select("email", "external_id").rows()
     addresses = recipients["email"].to_list()
     refusing = {who for who, (_, agrees) in answers.items() if not agrees}
-    refused = [who for who in recipients["external_id"] if who in refusing]
-    refused += set(addresses) & {told[who][1] for who in refusing if who in told}
-    silent = [
-        address
-        for address, who in recipients.select("email", "external_id").iter_rows()
-        if not any(other in answers for other in by_address.get(address, set()) | {who})
-    ]
+    suppressed = {who for name in contacts.suppressed for who in by_address.get(name, ())}
+    suppressed |= {who for who in {*told, *named, *recipients["external_id"]} if who.strip().lower() in contacts.suppressed}
+    suppressed |= {who for address, who in rows if address in contacts.suppressed}
+
+    def reached_in_spite(people: set[str]) -> int:
+        """Rows of these people, or of the address at which one of them is written to."""
+        theirs = {told[who][1] if who in told else named[who][1] for who in people if who in told or who in named}
+        return sum(address in theirs or who in people for address, who in rows)
+
+    silent = [address for address, who in rows if not any(other in answers for other in by_address.get(address, set()) | {who})]
     held = [who for who in recipients["external_id"] if is_held_out(who, activation.holdout_share)]
     found = {
         "addresses stand there twice": len(addresses) - len({address.lower() for address in addresses}),
         "customers stand there twice": recipients.height - recipients["external_id"].n_unique(),
         "are no addresses": sum(address.count("@") != 1 or " " in address for address in addresses),
-        "are suppressed": sum(address in contacts.suppressed for address in addresses)
-        + sum(who.lower() in contacts.suppressed for who in recipients["external_id"]),
-        "refused": len(refused),
+        "are suppressed": reached_in_spite(suppressed),
+        "refused": reached_in_spite(refusing),
         "never consented": len(silent) if activation.consent_required else 0,
         "belong to the holdout": len(held),
     }

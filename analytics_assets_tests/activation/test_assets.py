@@ -210,6 +210,43 @@ def test_suppressed_addresses_and_customers_are_on_no_list(evening, tmp_path) ->
     assert manifest["suppression_file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("listed", "refuses_at", "on_the_list"),
+    [
+        ("nobody", None, True),
+        ("ann@x.test", None, False),
+        ("ann@old.test", None, False),
+        ("guest 7", None, False),
+        ("bob@x.test", None, False),
+        ("nobody", 90, True),
+        ("nobody", 160, False),
+    ],
+)
+def test_an_alias_takes_no_suppression_and_no_refusal_away(
+    shop, tmp_path, listed: str, refuses_at: int | None, on_the_list
+) -> None:
+    """Ann, a guest before, is found to be Bob, who has ordered earlier: the list of the next day names him."""
+    for row in shop.rows["identities"]:
+        if row["identity"] == "ann@x.test" and row["as_of_date"] == NEXT:
+            row["customer_id"] = "bob@x.test"
+    shop.rows["identities"].append({"as_of_date": NEXT, "identity": "guest 7", "kind": "anonymous", "customer_id": "bob@x.test"})
+    shop.rows["customer_ltv"] = [
+        row for row in shop.rows["customer_ltv"] if (row["customer_id"], row["as_of_date"]) != ("ann@x.test", NEXT)
+    ]
+    told = [("email", "ann@old.test", 120), ("email", "ann@real.test", 150)]
+    told += [("newsletter", "no", refuses_at)] if refuses_at else []
+    shop.rows["traits"] += [
+        {"event_date": date(2026, 3, 1 + n), "identity": "ann@x.test", "trait": trait, "last_value": value, "last_second": second}
+        for n, (trait, value, second) in enumerate(told)
+    ]
+    shop.inputs()
+    (tmp_path / "suppressed.txt").write_text(listed)
+    shop.settings_text += f'suppression_file = "{tmp_path / "suppressed.txt"}"\n'
+    assert shop.run("email_campaign", day=NEXT).success
+    assert ("ann@real.test" in shop.list_of(NEXT)["email"]) == on_the_list
+    assert shop.list_of(NEXT)["email"].to_list()[-1] == "dan@mail.test"
+
+
 def test_a_full_disk_leaves_the_last_list_whole_and_is_seen(evening, monkeypatch) -> None:
     """The kernel says that there is no room, whatever writes: to Polars that would be an error in the data, and final."""
     building = Channel.building

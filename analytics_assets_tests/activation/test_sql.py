@@ -177,12 +177,17 @@ def test_contact_traits_against_plain_loops(seed: int) -> None:
     assert {row[:3]: row[3] for row in found} == expected and len(found) == len(expected)
 
 
-def test_only_named_identities_of_the_day_name_a_customer() -> None:
+def test_named_identities_of_the_day_are_known_and_anonymous_ones_that_are_suppressed() -> None:
     maps = identities(
         [("a@x.test", "named", "c1"), ("b@x.test", "anonymous", "c1"), ("c", "named", "c1"), ("test@x.test", "blocked", None)]
     )
     old = identities([("d@x.test", "named", "c1")], OTHER)
-    assert query("named_identities.sql", {"identities": maps + old}) == [("c1", "a@x.test"), ("c1", "c")]
+    file, tables = "known_identities.duckdb.sql", {"identities": maps + old}
+    assert query(file, tables, suppressed=[]) == [("c1", "a@x.test"), ("c1", "c")]
+    names = ["b@x.test", "c", "d@x.test", "test@x.test"]
+    assert query(file, tables, suppressed=names) == [("c1", "a@x.test"), ("c1", "b@x.test"), ("c1", "c")]
+    upper = identities([(" Guest7 ", "anonymous", "c1")])
+    assert query(file, {"identities": upper}, suppressed=["guest7"]) == [("c1", " Guest7 ")]
 
 
 def test_a_product_has_the_name_of_its_latest_sold_line_by_the_day() -> None:
