@@ -362,21 +362,25 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
 
 def _ui(home: Home, port: int) -> int:
     """Run the web server and the daemon until one of them ends or somebody stops them."""
-    commands = [_webserver("127.0.0.1", port), _daemon()]
+    commands = {"web server": _webserver("127.0.0.1", port), "daemon": _daemon()}
     environment = _environment_of_programs(home)
     console.print(f"http://127.0.0.1:{port}  (Ctrl-C stops the web server and the daemon)")
-    processes = [subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) for command in commands]
+    processes = {name: subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) for name, command in commands.items()}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        while all(process.poll() is None for process in processes):
+        while True:
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    _stop(
+                        f"the {name} ended with {process.returncode}, and the other was stopped: see above, and start both again"
+                    )
             time.sleep(0.5)
-        return next(process.returncode or 1 for process in processes if process.poll() is not None)
     except KeyboardInterrupt:
         return 0
     finally:
-        for process in processes:
+        for process in processes.values():
             process.terminate()
-        for process in processes:
+        for process in processes.values():
             process.wait()
 
 

@@ -261,18 +261,19 @@ def _seconds_of_past_runs(platform: Platform) -> dict[str, list[float]]:
 
 
 def silent_daemons(instance: dg.DagsterInstance, now: datetime) -> list[Alert]:
-    """Daemons that have run once and have not been heard of since; a home that never had one misses none."""
+    """One alert for all of the daemon that has run once and has not been heard of since; a home that never had one misses none."""
     beats = {kind: beat.timestamp for kind, beat in instance.get_daemon_heartbeats().items()}
     if not beats:
         return []
-    alerts = []
-    for kind in sorted(instance.get_required_daemon_types()):
-        silent = now.timestamp() - beats[kind] if kind in beats else None
-        if silent is None or silent > SILENT_DAEMON.total_seconds():
-            since = "has never been heard of" if silent is None else f"has been silent for {silent / 60:.0f} min"
-            text = f"Dagster's {kind} daemon {since}. What it starts does not run. See the daemon's log, and restart it."
-            alerts.append(Alert(f"{_NOW}daemon:{kind}", DAEMON, "error", PLATFORM, text))
-    return alerts
+    required = sorted(instance.get_required_daemon_types())
+    silent = [kind for kind in required if now.timestamp() - beats.get(kind, 0) > SILENT_DAEMON.total_seconds()]
+    if not silent:
+        return []
+    heard = [beats[kind] for kind in silent if kind in beats]
+    since = f"has been silent for {(now.timestamp() - min(heard)) / 60:.0f} min" if heard else "has never been heard of"
+    part = "" if silent == required else f" ({', '.join(silent)})"
+    text = f"Dagster's daemon{part} {since}. What it starts does not run. See its log, and restart it: `make ui`."
+    return [Alert(f"{_NOW}daemon", DAEMON, "error", PLATFORM, text)]
 
 
 def _publication(platform: Platform, outbox: Outbox, now: datetime) -> list[Alert]:

@@ -281,7 +281,11 @@ def test_a_daemon_that_was_heard_of_and_fell_silent_is_dead(tmp_path) -> None:
         assert silent_daemons(instance, NOW) == []
         beat(instance, "SENSOR", NOW - timedelta(minutes=11))
         [dead] = silent_daemons(instance, NOW)
-        assert dead.kind == "daemon dead" and "SENSOR daemon has been silent for 11 min" in dead.text
+        assert dead.kind == "daemon dead" and "daemon (SENSOR) has been silent for 11 min" in dead.text
+        for kind in kinds:
+            beat(instance, kind, NOW - timedelta(minutes=12))
+        [dead] = silent_daemons(instance, NOW)
+        assert "Dagster's daemon has been silent for 12 min" in dead.text, "one process died, which is one piece of news"
 
 
 def test_what_is_wrong_now_is_told_while_it_lasts(shop, monkeypatch) -> None:
