@@ -64,7 +64,13 @@ def known_from(
     popular = np.lexsort((np.arange(len(products)), -lately))
     return (
         Night(
-            np.arange(len(products)), histories, np.ones(len(products), np.bool_), popular, trend(sold, lately), True, settings
+            np.arange(len(products)),
+            histories,
+            *2 * (np.ones(len(products), np.bool_),),
+            popular,
+            trend(sold, lately),
+            True,
+            settings,
         ),
         customers,
         products,
@@ -196,6 +202,6 @@ def measure(repetitions: int, folder: Path, customers: int = 200_000, products: 
 def _all_lists(histories: Histories) -> Iterator[Lists]:
     products = histories.shape[1]
     model = next(iter(candidates(histories.bought, np.ones(products), with_ease=False).values()))
-    scorer = Scorer.of(model, np.ones(products, np.bool_))
-    for part in make_lists(assets.KINDS, histories, scorer, np.arange(products), 20):
+    all_of_them = np.ones(products, np.bool_)
+    for part in make_lists(assets.KINDS, histories, Scorer.of(model, all_of_them), np.arange(products), 20, nameable=all_of_them):
         yield from part.values()

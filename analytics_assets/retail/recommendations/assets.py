@@ -50,6 +50,8 @@ MOST_MEMORY = "600MB"
 """For the engine: beside it the histories and models of a million customers take 0.6 GB."""
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
+GOES_WITH_UNNAMED = "goes with what was bought"
+"""The reason of what goes only with products that no reason may name."""
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
 
 _AS_OF = Column("as_of_date", "DATE", "Business day at whose end this was computed.")
@@ -134,6 +136,8 @@ class Night:
     """The number that each known product has in the catalogue."""
     histories: Histories
     offered: Bools
+    nameable: Bools
+    """What the settings do not exclude: a reason may name it."""
     popular: Ints
     """Offered products, those that sell best of late first."""
     trend: Floats
@@ -169,7 +173,7 @@ class Night:
                 known = replace(histories, weight=np.zeros(len(histories.weight)))
             yield from make_lists(
                 kinds, known, Scorer.of(model, self.offered), self.popular, self.settings.length, self.settings.rest_days,
-                with_reasons=with_reasons,
+                nameable=self.nameable if with_reasons else None,
             )  # fmt: skip
 
 
@@ -188,13 +192,14 @@ def night(lines: Lines, customers: int, excluded: Bools, settings: Recommendatio
     number[products] = np.arange(len(products))
     lines = lines.numbered(number)
     histories = Histories.of_lines((customers, len(products)), lines, HISTORY_HALF_LIFE_DAYS, settings.history_days)
-    offered = (lines.newest(len(products)) < settings.assortment_days) & ~excluded[products]
+    nameable = ~excluded[products]
+    offered = (lines.newest(len(products)) < settings.assortment_days) & nameable
     sold, sold_lately = (
         lines.sold(len(products), half_life, settings.history_days)
         for half_life in (HISTORY_HALF_LIFE_DAYS, TREND_HALF_LIFE_DAYS)
     )
     popular = np.lexsort((np.arange(len(products)), -sold, -sold_lately))
-    return Night(products, histories, offered, popular[offered[popular]], trend(sold, sold_lately), with_ease, settings)
+    return Night(products, histories, offered, nameable, popular[offered[popular]], trend(sold, sold_lately), with_ease, settings)
 
 
 def read_lines(work: Work, day: date, people: pl.DataFrame, catalogue: pl.DataFrame) -> Lines:
@@ -312,7 +317,8 @@ def recommendations(work: Work) -> Mapping[str, Rows]:
     catalogues up to 4,000 products and BM25 over co-purchases beyond, weighed by how each product sells of late, on top of a
     little popularity. What was returned is never listed, nor what nobody bought in `[recommendations] assortment_days`, nor
     what the settings exclude, nor, in `buy_again`, what was bought in the last `rest_days`. Where scores run out, as for new
-    customers, recently popular products complete the list.
+    customers, recently popular products complete the list. No reason names what the customer returned or the settings
+    exclude: the strongest other source is named, or "what was bought" where there is none.
 
     Each night all models make the lists of 7, 30, 60 and 90 days ago anew and are held against the purchases of the week
     after (`recommendation_quality`); the best one makes the lists of the night. Only the identity map is today's.
@@ -372,13 +378,13 @@ class Names:
     day: date
     products: pa.Array
     reasons: pa.Array
-    """Of what is popular first, then of what goes with each product."""
+    """Of what is popular first, then of what goes with no product that may be named, then with each product."""
 
     @classmethod
     def of(cls, catalogue: pl.DataFrame, day: date) -> Names:
         """The names of a catalogue."""
         names = catalogue.select("product_id", reason=pl.format("goes with {}", "name"))
-        reasons = pl.concat([pl.Series(["popular these days"]), names["reason"].rename("")])
+        reasons = pl.concat([pl.Series(["popular these days", GOES_WITH_UNNAMED]), names["reason"].rename("")])
         return cls(day, names["product_id"].to_arrow().cast(pa.string()), reasons.to_arrow().cast(pa.string()))
 
 
@@ -412,7 +418,7 @@ def _columns(lists: Lists, names: Names) -> dict[str, pa.Array]:
     pairs = lists.purchases[own] * days + lists.last_day[own]
     there = np.flatnonzero(np.bincount(pairs))
     said = [_bought(pair // days, names.day - timedelta(days=pair % days)) for pair in there.tolist()]
-    reason = np.where(lists.basis == SIMILAR, lists.source + 1, 0)
+    reason = np.where(lists.basis == SIMILAR, lists.source + 2, 0)
     reason[own] = len(names.reasons) + np.searchsorted(there, pairs)
     return {
         "as_of_date": pa.array(np.full(len(lists.rank), np.datetime64(names.day))),

@@ -107,6 +107,12 @@ class Histories:
         starts = np.concatenate(([0], np.cumsum(counts)))
         return self._entries(starts, np.arange(starts[-1]) + np.repeat(self.starts[customers] - starts[:-1], counts))
 
+    def where(self, kept: Bools) -> Histories:
+        """The entries that are kept."""
+        if kept.all():
+            return self
+        return self._entries(np.concatenate(([0], np.cumsum(kept)))[self.starts], np.flatnonzero(kept))
+
     def _entries(self, starts: Ints, chosen: slice | Ints) -> Histories:
         return Histories(
             (len(starts) - 1, self.shape[1]),
@@ -168,7 +174,7 @@ class Lists:
     basis: Ints
     """`OWN`, `SIMILAR` or `POPULAR`."""
     source: Ints
-    """`SIMILAR`: the bought product that says it loudest; -1 else."""
+    """`SIMILAR`: of the products that a reason may name, the one that says it loudest, -1 where none does; -1 else."""
     purchases: Ints
     """`OWN`: days on which the customer bought the product; 0 else."""
     last_day: Ints
@@ -236,7 +242,7 @@ def make_lists(
     rest_days: int = 0,
     share: float = SHARE_OF_SIMILARITY,
     threads: int = 2,
-    with_reasons: bool = True,
+    nameable: Bools | None = None,
 ) -> Iterator[dict[Kind, Lists]]:
     """Make the lists of each customer, some customers at a time.
 
@@ -254,14 +260,14 @@ def make_lists(
         rest_days: days for which a bought product stays out of `buy_again`.
         share: weight of the model in `buy_again`.
         threads: threads of the product of matrices, and pieces of customers that are at work at a time; they do not change the result.
-        with_reasons: whether `source` is looked for.
+        nameable: the products that `source` may be, unless the customer returned them; without it no source is looked for.
     """
     smallest = 0.5 * 10**-SCORE_DIGITS / max(share, 1.0)
 
     def of_some(customers: Ints, mine: Histories) -> dict[Kind, Lists]:
         scored = _scored(mine, scorer, length + _SPARE, smallest, threads)
         places = {kind: _places(kind, mine, scored, scorer, length, rest_days, share) for kind in kinds}
-        sources = _sources(mine, scorer.nearest, scored, list(places.values())) if with_reasons else None
+        sources = None if nameable is None else _sources(mine, scorer.nearest, scored, list(places.values()), nameable)
         return {kind: _lists(customers, mine, found, sources, popular, length) for kind, found in places.items()}
 
     def of_piece(start: int, stop: int) -> dict[Kind, Lists]:
@@ -380,9 +386,11 @@ def _places(kind: Kind, mine: Histories, scored: _Scored, scorer: Scorer, length
     return _Places(customer, product, score, entry, other, basis, left_out)
 
 
-def _sources(mine: Histories, nearest: sp.csr_array, scored: _Scored, places: Sequence[_Places]) -> tuple[Ints, Ints]:
+def _sources(
+    mine: Histories, nearest: sp.csr_array, scored: _Scored, places: Sequence[_Places], nameable: Bools
+) -> tuple[Ints, Ints]:
     """For each entry and each of the other products what `_loudest` says, looked for once where any list wants it; -1 else."""
-    owner = mine.owner
+    owner, named = mine.owner, mine.where(nameable[mine.products] & ~mine.returned & (mine.weight > 0))
     found = []
     for name, customer, product in (("entry", owner, mine.products), ("other", scored.customer, scored.product)):
         wanted = np.zeros(len(customer), np.bool_)
@@ -390,7 +398,7 @@ def _sources(mine: Histories, nearest: sp.csr_array, scored: _Scored, places: Se
             at = getattr(of_kind, name)
             wanted[at[(of_kind.basis == SIMILAR) & (at >= 0)]] = True
         source = np.full(len(customer), -1)
-        source[wanted] = _loudest(mine, nearest, customer[wanted], product[wanted])
+        source[wanted] = _loudest(named, nearest, customer[wanted], product[wanted])
         found.append(source)
     return found[0], found[1]
 
@@ -426,23 +434,21 @@ def _lists(
     )
 
 
-def _values(matrix: sp.csr_array, rows: Ints, columns: Ints) -> Floats:
-    """The values at these places; SciPy gives a sparse matrix for no places."""
-    return matrix[rows, columns] if len(rows) else np.empty(0)
-
-
-def _loudest(mine: Histories, nearest: sp.csr_array, customer: Ints, product: Ints) -> Ints:
-    """For each pair the product, of those that the customer bought, that adds most to the score; ties: the smallest number."""
-    if not len(customer):
-        return np.empty(0, np.int64)
-    counts = np.diff(mine.starts)[customer]
+def _loudest(named: Histories, nearest: sp.csr_array, customer: Ints, product: Ints) -> Ints:
+    """For each pair the customer's product that adds most to the score; ties: the smallest number; -1 where none adds anything."""
+    counts = np.diff(named.starts)[customer]
+    found, there = np.full(len(customer), -1), np.flatnonzero(counts)
+    if not len(there):
+        return found
+    customer, product, counts = customer[there], product[there], counts[there]
     begins = np.cumsum(counts) - counts
-    entry = np.arange(counts.sum()) + np.repeat(mine.starts[customer] - begins, counts)
-    source = mine.products[entry]
-    said = np.minimum(mine.weight[entry], 1.0) * _values(nearest, source, np.repeat(product, counts))
-    loudest = said == np.repeat(np.maximum.reduceat(said, begins), counts)
-    where = np.flatnonzero(loudest)
-    return source[where[np.searchsorted(where, begins)]]
+    entry = np.arange(counts.sum()) + np.repeat(named.starts[customer] - begins, counts)
+    source = named.products[entry]
+    said = np.minimum(named.weight[entry], 1.0) * nearest[source, np.repeat(product, counts)]
+    most = np.maximum.reduceat(said, begins)
+    where = np.flatnonzero(said == np.repeat(most, counts))
+    found[there] = np.where(most > 0, source[where[np.searchsorted(where, begins)]], -1)
+    return found
 
 
 def _fill(mine: Histories, left_out: Bools, customer: Ints, product: Ints, popular: Ints, length: int) -> tuple[Ints, Ints]:

@@ -19,6 +19,8 @@ def together(parts: list[Lists]) -> Lists:
 
 
 def made(kind, histories, model, offered, *arguments, **others) -> Lists:
+    """Where a reason may name any product, unless another choice is given."""
+    others = {"nameable": np.ones(len(offered), bool), **others}
     return together([part[kind] for part in make_lists([kind], histories, Scorer.of(model, offered), *arguments, **others)])
 
 
@@ -41,7 +43,7 @@ def random_case(seed: int, customers: int = 25, products: int = 14, coarse: bool
     return histories, Model(sp.csr_array(similarity), prior), offered, popular
 
 
-def oracle(kind, histories, model, offered, popular, length, rest_days, share):
+def oracle(kind, histories, model, offered, popular, length, rest_days, share, nameable):
     """Customer, rank, product, score, basis and the loudest source, one by one."""
     similarity = model.similarity.toarray()
     for customer in range(histories.shape[0]):
@@ -62,7 +64,8 @@ def oracle(kind, histories, model, offered, popular, length, rest_days, share):
             if score > 0:
                 alike = score > 2 * weight * model.prior[product]
                 basis = OWN if own > 0 else SIMILAR if alike else POPULAR
-                source = min((s for s in said if said[s] == max(said.values())), default=-1) if basis == SIMILAR else -1
+                named = {s: value for s, value in said.items() if value > 0 and nameable[s] and not histories.returned[mine[s]]}
+                source = min((s for s in named if named[s] == max(named.values())), default=-1) if basis == SIMILAR else -1
                 scored.append((-score, product, basis, source))
         chosen = [(product, -score, basis, source) for score, product, basis, source in sorted(scored)[:length]]
         there = {product for product, *_ in chosen} | closed
@@ -75,8 +78,9 @@ def oracle(kind, histories, model, offered, popular, length, rest_days, share):
 @given(st.integers(0, 10**6), st.sampled_from(["buy_again", "discover"]), st.booleans(), st.integers(1, 9), st.integers(0, 4))
 def test_lists_equal_those_scored_one_by_one(seed: int, kind, coarse: bool, length: int, rest_days: int):
     histories, model, offered, popular = random_case(seed, coarse=coarse)
-    found = made(kind, histories, model, offered, popular, length, rest_days, share=2.0)
-    expected = list(oracle(kind, histories, model, offered, popular, length, rest_days, 2.0))
+    nameable = np.random.default_rng(seed).random(len(offered)) < 0.7
+    found = made(kind, histories, model, offered, popular, length, rest_days, share=2.0, nameable=nameable)
+    expected = list(oracle(kind, histories, model, offered, popular, length, rest_days, 2.0, nameable))
     columns = (found.customer, found.rank, found.product, found.basis, found.source)
     assert list(zip(*(c.tolist() for c in columns), strict=True)) == [(c, r, p, b, s) for c, r, p, _, b, s in expected]
     assert found.score == pytest.approx([row[3] for row in expected], abs=2e-6)
@@ -90,7 +94,7 @@ def test_lists_of_a_model_whose_similarity_only_adds_equal_those_scored_one_by_o
     model = Model(abs(model.similarity), np.where(np.arange(90) % 3, model.prior + 0.1 + np.arange(90) / 1000, 0.0))
     assert Scorer.of(model, np.ones(90, bool)).least(40) >= 0.1 - 1e-9
     found = made(kind, histories, model, offered, popular, 6, 2, share=2.0)
-    expected = list(oracle(kind, histories, model, offered, popular, 6, 2, 2.0))
+    expected = list(oracle(kind, histories, model, offered, popular, 6, 2, 2.0, np.ones(90, bool)))
     assert list(zip(found.customer.tolist(), found.product.tolist(), strict=True)) == [(row[0], row[2]) for row in expected]
     assert found.score == pytest.approx([row[3] for row in expected], abs=2e-6)
 
@@ -110,7 +114,7 @@ def test_own_purchases_say_how_often_and_when():
 @settings(max_examples=30, deadline=None)
 def test_both_lists_of_one_pass_are_those_of_two(seed: int, coarse: bool):
     histories, model, offered, popular = random_case(seed, coarse=coarse)
-    both = list(make_lists(KINDS, histories, Scorer.of(model, offered), popular, 4, 2))
+    both = list(make_lists(KINDS, histories, Scorer.of(model, offered), popular, 4, 2, nameable=np.ones(len(offered), bool)))
     for kind in KINDS:
         found, alone = together([part[kind] for part in both]), made(kind, histories, model, offered, popular, 4, 2)
         for name in ("customer", "rank", "product", "score", "basis", "source", "purchases", "last_day"):
@@ -123,7 +127,8 @@ def test_pieces_and_threads_change_nothing(kind, monkeypatch: pytest.MonkeyPatch
     whole = made(kind, histories, model, offered, popular, 6, threads=1)
     monkeypatch.setattr(module, "CUSTOMERS_AT_ONCE", 7)
     monkeypatch.setattr(module, "ENTRIES_AT_ONCE", 12)
-    parts = [part[kind] for part in make_lists([kind], histories, Scorer.of(model, offered), popular, 6, threads=2)]
+    arguments = (Scorer.of(model, offered), popular, 6)
+    parts = [part[kind] for part in make_lists([kind], histories, *arguments, threads=2, nameable=np.ones(len(offered), bool))]
     assert len(parts) > 42
     for name in ("customer", "rank", "product", "score", "basis", "source"):
         assert np.array_equal(getattr(together(parts), name), getattr(whole, name)), name
@@ -163,7 +168,7 @@ def test_a_customer_who_bought_all_popular_products_still_gets_a_full_list_to_di
 def test_making_lists_leaves_the_histories_as_they_were():
     histories, model, offered, popular = random_case(5)
     before = [np.copy(a) for a in (histories.starts, histories.products, histories.weight)]
-    list(make_lists(KINDS, histories, Scorer.of(model, offered), popular, 5))
+    list(make_lists(KINDS, histories, Scorer.of(model, offered), popular, 5, nameable=np.ones(len(offered), bool)))
     assert all(
         np.array_equal(a, b) for a, b in zip(before, (histories.starts, histories.products, histories.weight), strict=True)
     )

@@ -66,6 +66,35 @@ def test_each_product_is_listed_with_its_reason(shop):
     assert (page["related_product_id"], page["reason"]) == ("pot", "goes with TEA")
 
 
+def test_no_reason_names_what_the_customer_returned_or_what_is_excluded(shop):
+    shop.settings = 'excluded_categories = ["hidden"]'
+    for _ in range(6):
+        shop.bought(f"other {len(shop.orders)}", "2026-03-20", "tea", "pot")
+        shop.bought(f"other {len(shop.orders)}", "2026-03-20", "cup", "pot")
+        shop.bought(f"other {len(shop.orders)}", "2026-03-20", "cup", "pot")
+        shop.bought(f"other {len(shop.orders)}", "2026-03-20", "nail", "hammer")
+    for number in range(40):
+        shop.bought(f"crowd {number}", "2026-03-20", f"thing {number % 20}")
+    shop.bought("other", "2026-03-21", "nail", category="hidden")
+    for who in ("keeper", "sender"):
+        shop.bought(who, "2026-03-01", "tea", "cup")
+    shop.returned("sender", "2026-03-05", "cup")
+    shop.bought("returner", "2026-03-01", "tea")
+    shop.returned("returner", "2026-03-05", "tea")
+    shop.bought("bob", "2026-03-02", "nail")
+    rows, objections = shop.night(DAY)
+    found = rows["recommendations"]
+    assert not objections
+    said = {who: reasons(found, who, "discover") for who in ("keeper", "sender", "returner", "bob")}
+    assert said["keeper"]["pot"] == "goes with CUP"
+    assert said["sender"]["pot"] == "goes with TEA"
+    assert said["returner"]["pot"] == "goes with what was bought"
+    assert said["bob"]["hammer"] == "goes with what was bought"
+    page = rows["product_recommendations"].filter(pl.col("product_id") == "nail").sort("rank").row(0, named=True)
+    assert (page["related_product_id"], page["basis"], page["reason"]) == ("hammer", "similarity", "goes with what was bought")
+    assert not any(frame["reason"].str.contains("NAIL").any() for frame in rows.values())
+
+
 def test_a_customer_without_a_product_gets_what_is_popular_these_days(shop):
     for number in range(5):
         shop.bought(f"c{number}", "2026-03-30", "new")
