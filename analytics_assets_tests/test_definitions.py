@@ -117,7 +117,7 @@ CHECKS = {
         *("as_declared", "inputs_ready", "is_fresh", "better_than_popular", "exclusions_are_known"),
         *("every_list_is_full", "lists_are_in_order", "nothing_suppressed_is_listed", "only_the_offer_is_listed"),
     },
-    "email_campaign": {"is_current", "may_go_out", "reaches_somebody"},
+    "email_campaign": {"is_current", "may_go_out", "reaches_somebody", "suppressions_last"},
     "onsite_recommendations": {"is_current", "may_go_out"},
     "accounts": {"as_declared", "inputs_ready", "is_fresh", "contracts_are_possible", "members_belong_to_accounts"},
     "account_usage": {"as_declared", "inputs_ready", "is_fresh"},

@@ -78,7 +78,7 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
     `value_band`, `rec_count` and `rec_1_id`, `rec_1_name`, ... in the layout that Klaviyo and Braze import as it is; a CSV beyond
     50 MB goes on in `recipients-2.csv`. `delta` holds those whose row differs from the last one sent, `removed` those who got
     the last one and must not get this one, `holdout.parquet` the fixed share that is left out so that the effect can be measured.
-    `manifest.json` has rows and SHA-256 of each file, and how many were left out, and why.
+    `manifest.json` has rows and SHA-256 of each file, how many were left out, and why, and of how many suppressions somebody is known.
 
     Value bands: the first tenth by lifetime value is high, the next three tenths medium. One product in four is for buying
     again, the others are new to the customer. Who has not consented, is suppressed or is held out is on no list.
@@ -90,7 +90,7 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
     if reasons := models_not_accepted(tested, (*LISTS, f"lifetime value in {work.settings.business.currency}"), day):
         raise HeldBack(reasons)
     try:
-        suppressed, suppression_digest = read_suppressed(activation.suppression_file)
+        suppressed = read_suppressed(activation.suppression_file)
     except SuppressionError as error:
         raise HeldBack([str(error)]) from None
     products = activation.products_per_email
@@ -98,10 +98,10 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
     contacts = Contacts(
         standing=rows("standing", currency=work.settings.business.currency),
         traits=rows("contact_traits"),
-        identities=rows("known_identities.duckdb", suppressed=sorted(suppressed)),
+        identities=rows("known_identities.duckdb", suppressed=sorted(suppressed.names)),
         picks=rows("picks", products=products, buy_again_first=products // BUY_AGAIN_SHARE),
         product_names=rows("product_names"),
-        suppressed=suppressed,
+        suppressed=suppressed.names,
     )
     last = last_send(work.platform, activation.campaign, day)
     campaign = make_campaign(contacts, last, activation, names)
@@ -123,7 +123,9 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
         **counts,
         "delta_since": last.day.isoformat() if last.day else None,
         "unchanged": campaign.recipients.height - campaign.delta.height,
-        "suppression_file_sha256": suppression_digest,
+        "suppression_file_sha256": suppressed.sha256,
+        "suppressions": len(suppressed.names),
+        "suppressions_matched": campaign.suppressions_matched,
         "made_with": made_with(work.platform),
     }
     return Made(files, content, {"dagster/row_count": campaign.recipients.height, **counts, **delta})
@@ -413,7 +415,11 @@ def _make_day(
 
 def activation_checks(platform: Platform) -> list[dg.AssetChecksDefinition]:
     """What is out is of the day that is due, and the e-mail reaches somebody. Run them at any time; they also renew the age in `status.json`."""
-    return [*(_is_current(platform, outlet) for outlet in (EMAIL, ONSITE)), _reaches_somebody(platform)]
+    return [
+        *(_is_current(platform, outlet) for outlet in (EMAIL, ONSITE)),
+        _reaches_somebody(platform),
+        _suppressions_last(platform),
+    ]
 
 
 def _reaches_somebody(platform: Platform) -> dg.AssetChecksDefinition:
@@ -431,6 +437,25 @@ def _reaches_somebody(platform: Platform) -> dg.AssetChecksDefinition:
         return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=said)
 
     return reaches_somebody
+
+
+def _suppressions_last(platform: Platform) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=EMAIL.name,
+        name="suppressions_last",
+        description="The newest list was made with at least half as many suppressions as the one before: who is suppressed stays so. "
+        "If not, `[activation] suppression_file` may have been cut or lost: look at it before the list is sent.",
+    )
+    def suppressions_last() -> dg.AssetCheckResult:
+        channel = email_channel(platform.home)
+        made = [generation for day in channel.days()[-2:] if (generation := channel.generation(day))]
+        # Lists of before they were counted say nothing.
+        counts = [one.manifest["suppressions"] for one in made if "suppressions" in one.manifest]
+        said = dict(zip(("before", "now"), counts, strict=True)) if len(counts) == 2 else {}
+        passed = not said or said["now"] * 2 >= said["before"]
+        return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=said)
+
+    return suppressions_last
 
 
 def _is_current(platform: Platform, outlet: Outlet) -> dg.AssetChecksDefinition:

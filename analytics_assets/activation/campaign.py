@@ -28,6 +28,10 @@ BUY_AGAIN_SHARE = 4
 ADDRESS = r"^[^\s@,;:<>()\[\]\"\\]+@[^\s@,;:<>()\[\]\"\\.]+(\.[^\s@,;:<>()\[\]\"\\.]+)+$"
 
 
+_HEADINGS = {"email", "e-mail", "email address", "customer_id", "external_id"}
+"""What may stand above the column in the suppression file: nobody goes by such a name."""
+
+
 class SuppressionError(Exception):
     """The suppression file cannot be relied on; nothing goes out. The message holds no address."""
 
@@ -64,6 +68,7 @@ class Campaign:
     `recipients` has one row per address; `holdout` the same columns for those left out on purpose; `delta` the recipients
     whose row differs from the one sent last; `removed` (email, external_id, reason) those who got the last one and must not get
     this one. `left_out` counts customers by reason; with the recipients they add up to all customers of the day.
+    `suppressions_matched` counts entries of the suppression file that name somebody who is known.
     """
 
     recipients: pl.DataFrame
@@ -71,16 +76,26 @@ class Campaign:
     delta: pl.DataFrame
     removed: pl.DataFrame
     left_out: dict[str, int]
+    suppressions_matched: int
 
 
-def read_suppressed(file: Path | None) -> tuple[frozenset[str], str | None]:
-    """Addresses and customer ids that get nothing, in lower case, and the SHA-256 of the file.
+@dataclass(frozen=True)
+class Suppressed:
+    """What the suppression file names: addresses and customer ids that get nothing, in lower case, and the SHA-256 of the file."""
+
+    names: frozenset[str]
+    sha256: str | None
+
+
+def read_suppressed(file: Path | None) -> Suppressed:
+    """Read the suppression file, one address or customer id a line; nobody is suppressed where the settings name none.
 
     Raises:
-        SuppressionError: the file cannot be read, or a line holds an address and something else beside it.
+        SuppressionError: the file cannot be read, names nobody (an export that failed is empty), or a line holds an address and
+            something else beside it.
     """
     if file is None:
-        return frozenset(), None
+        return Suppressed(frozenset(), None)
     path = file.expanduser().resolve()
     try:
         content = path.read_bytes()
@@ -93,7 +108,15 @@ def read_suppressed(file: Path | None) -> tuple[frozenset[str], str | None]:
     for number, entry in enumerate(entries, 1):
         if "@" in entry and any(character in entry for character in ",;\t "):
             raise SuppressionError(f"{path}:{number}: one address or customer id a line, and nothing beside it")
-    return frozenset(entries) - {""}, hashlib.sha256(content).hexdigest()
+    names = [entry for entry in entries if entry]
+    if names and names[0] in _HEADINGS:
+        del names[0]
+    if not names:
+        raise SuppressionError(
+            f"the suppression file {path} names nobody; put its entries back, or remove suppression_file under [activation] if "
+            f"nobody is suppressed"
+        )
+    return Suppressed(frozenset(names), hashlib.sha256(content).hexdigest())
 
 
 def is_held_out(customer_id: str, share: float) -> bool:
@@ -113,7 +136,8 @@ def make_campaign(contacts: Contacts, last: LastSend, activation: Activation, cu
     smallest id). Who has said nothing has not consented; who refused gets nothing even where no consent is required. A customer
     is suppressed by every identity that they go or went by and by every address that they ever told.
     """
-    people = _people(contacts, activation, customers)
+    suppressed = _suppressed(contacts, customers)
+    people = _people(contacts, suppressed, activation, customers)
     chosen = people.drop_nulls("email").unique("email", keep="first", maintain_order=True)
     rows = _with_products(chosen, contacts, activation.products_per_email)
     reason = (
@@ -140,10 +164,11 @@ def make_campaign(contacts: Contacts, last: LastSend, activation: Activation, cu
             "address of another customer": people.height - no_address - rows.height,
             **{name: counts.get(name, 0) for name in ("suppressed", "no consent", "no products", "holdout")},
         },
+        suppressions_matched=suppressed["name"].n_unique(),
     )
 
 
-def _people(contacts: Contacts, activation: Activation, customers: Customers) -> pl.DataFrame:
+def _people(contacts: Contacts, suppressed: pl.DataFrame, activation: Activation, customers: Customers) -> pl.DataFrame:
     """One row per customer, most valuable first, with their address and what holds for all who share it."""
     # Of two answers within one second the refusal counts; of two addresses the first in the alphabet.
     consent = (
@@ -166,9 +191,7 @@ def _people(contacts: Contacts, activation: Activation, customers: Customers) ->
     held_out = [is_held_out(who, activation.holdout_share) for who in contacts.standing["customer_id"]]
     agrees, refuses = pl.col("agrees").any(), (~pl.col("agrees")).any()
     # Somebody who never bought may share the address of somebody who did, and may have refused.
-    frames = (contacts.standing, contacts.traits, contacts.identities)
-    everybody = pl.concat([frame.select("customer_id") for frame in frames]).unique(maintain_order=True)
-    suppressed = _suppressed(everybody, contacts, customers)
+    everybody = _everybody(contacts)
     return (
         everybody.join(
             contacts.standing.with_columns(held_out=pl.Series(held_out, dtype=pl.Boolean)),
@@ -190,11 +213,16 @@ def _people(contacts: Contacts, activation: Activation, customers: Customers) ->
     )
 
 
-def _suppressed(everybody: pl.DataFrame, contacts: Contacts, customers: Customers) -> pl.DataFrame:
+def _everybody(contacts: Contacts) -> pl.DataFrame:
+    frames = (contacts.standing, contacts.traits, contacts.identities)
+    return pl.concat([frame.select("customer_id") for frame in frames]).unique(maintain_order=True)
+
+
+def _suppressed(contacts: Contacts, customers: Customers) -> pl.DataFrame:
     """Whom the suppression file names (customer_id, name), by any of their identities and of the addresses that they ever told."""
     told = contacts.traits.filter(pl.col("trait").is_in(list(customers.email)))
     names = [
-        everybody.select("customer_id", name=_folded("customer_id")),
+        _everybody(contacts).select("customer_id", name=_folded("customer_id")),
         contacts.identities.select("customer_id", name=_folded("identity")),
         told.select("customer_id", name=_folded("value")),
     ]

@@ -79,7 +79,7 @@ _SETTINGS = (
 def made_with(platform: Platform) -> str:
     """Changes when a setting that a list is made with, or the suppression file that they name, changes: part of a list's content."""
     try:
-        _, suppression_digest = read_suppressed(platform.settings.activation.suppression_file)
+        suppression_digest = read_suppressed(platform.settings.activation.suppression_file).sha256
     except SuppressionError:
         suppression_digest = "unreadable"
     settings = platform.settings.fingerprint(*_SETTINGS)

@@ -199,14 +199,39 @@ def test_a_missing_suppression_file_lets_nothing_out_and_names_it(evening, tmp_p
     assert not evening.folder("email").exists() and evening.status("email")["state"] == "held"
 
 
+def test_an_emptied_suppression_file_lets_nothing_out_and_one_cut_short_is_told(evening, tmp_path, why_of) -> None:
+    file = tmp_path / "suppressed.txt"
+    evening.settings_text += f'suppression_file = "{file}"\n'
+
+    def told(lines: str, day: date) -> tuple[bool, bool, dict[str, int]]:
+        file.write_text(lines)
+        result = evening.run("email_campaign", day=day)
+        assert result.success
+        (found,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "suppressions_last"]
+        return found.passed, found.blocking, {name: value.value for name, value in found.metadata.items()}
+
+    assert told("ann@x.test\nbob@x.test\nnobody\n", date(2026, 3, 2)) == (True, False, {})
+    assert told("ann@x.test\nbob@x.test\n", DAY) == (True, False, {"before": 3, "now": 2})
+    before = contents(evening.folder("email"))
+    file.write_text("")
+    message = why_of(evening.run("email_campaign"))
+    assert "suppressed.txt names nobody; put its entries back" in message
+    assert contents(evening.folder("email")) == before and evening.status("email")["state"] == "held"
+    assert told("nobody\n", DAY) == (False, False, {"before": 3, "now": 1})
+    assert told("nobody\n", NEXT) == (True, False, {"before": 1, "now": 1})
+    evening.settings_text = evening.settings_text.replace(f'suppression_file = "{file}"\n', "")
+    assert told("", date(2026, 3, 5)) == (False, False, {"before": 1, "now": 0})
+
+
 def test_suppressed_addresses_and_customers_are_on_no_list(evening, tmp_path) -> None:
     file = tmp_path / "suppressed.txt"
-    file.write_text("\ufeffANN@x.test\n\ndan\n", encoding="utf-8")
+    file.write_text("\ufeffANN@x.test\n\ndan\nnobody@x.test\n", encoding="utf-8")
     evening.settings_text += f'suppression_file = "{file}"\n'
     evening.run("email_campaign")
     assert evening.list_of()["email"].to_list() == ["bob@x.test"]
     manifest = evening.manifest("email")
     assert manifest["left_out"]["suppressed"] == 2
+    assert (manifest["suppressions"], manifest["suppressions_matched"]) == (3, 2)
     assert manifest["suppression_file_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 

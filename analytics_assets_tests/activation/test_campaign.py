@@ -14,6 +14,7 @@ import pytest
 from analytics_assets.activation.campaign import (
     Contacts,
     LastSend,
+    Suppressed,
     SuppressionError,
     address_hash,
     broken_promises,
@@ -326,6 +327,7 @@ def test_whoever_is_suppressed_stays_so_under_a_new_name_and_with_a_new_address(
     careless = make_campaign(known, NOBODY, PLAIN, NAMES).recipients
     knowing = dataclasses.replace(known, suppressed=frozenset({name.strip().lower()}))
     assert addresses(knowing) == ["other@x.test"]
+    assert make_campaign(knowing, NOBODY, PLAIN, NAMES).suppressions_matched == 1
     assert broken_promises(careless, known, PLAIN, NAMES) == []
     assert broken_promises(careless, knowing, PLAIN, NAMES) == ["1 are suppressed"]
 
@@ -349,11 +351,21 @@ def test_who_shares_the_address_by_name_alone_decides_for_it_in_the_check_too() 
 def test_a_suppression_file_is_read_as_people_write_it(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_bytes('\ufeffAnn@X.test\r\n"bob@x.test"\r\n\r\n  Customer 7 \r\n'.encode())
-    assert read_suppressed(file) == (
+    assert read_suppressed(file) == Suppressed(
         frozenset({"ann@x.test", "bob@x.test", "customer 7"}),
         hashlib.sha256(file.read_bytes()).hexdigest(),
     )
-    assert read_suppressed(None) == (frozenset(), None)
+    assert read_suppressed(None) == Suppressed(frozenset(), None)
+    file.write_text("\nEmail\nann@x.test\nemail\n")
+    assert read_suppressed(file).names == {"ann@x.test", "email"}, "a heading stands above, and nowhere else"
+
+
+@pytest.mark.parametrize("content", ["", "\ufeff", "\r\n \n\t\n", '""\n', "external_id\n", '"Email"\n\n'])
+def test_a_suppression_file_that_names_nobody_is_an_error(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(SuppressionError, match=r"list\.txt names nobody; .* remove suppression_file under \[activation\]"):
+        read_suppressed(file)
 
 
 @pytest.mark.parametrize("content", [b"email\nann@x.test,unsubscribed\n", b"x\na@x.test b@x.test", b"x\na@x.test;b@x.test"])
