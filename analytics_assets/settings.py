@@ -549,7 +549,7 @@ def _explain(mistake: Any, text: str, source: str) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"{where}: there is no setting {name!r}.{hint} Allowed here: {', '.join(allowed)}."
     if mistake["type"] == "missing" and isinstance(mistake["loc"][-1], str):
-        return f"{where}: {name!r} is missing, for example {_EXAMPLES.get(name, name + ' = …')}"
+        return f"{where}: {name!r} is missing, for example {_EXAMPLES.get(name, location[-1] + ' = …')}"
     field, table = _declared_at(location)
     if field and field.description:
         message = f"should be {field.description}"
@@ -588,6 +588,10 @@ _EXAMPLES = {
     "business": '[business] with time_zone = "Europe/London" and currency = "GBP"',
     "business.time_zone": 'time_zone = "Europe/London"',
     "business.currency": 'currency = "GBP"',
+    "training_sets.name": 'name = "upgrades"',
+    "training_sets.subjects": 'subjects = "accounts"',
+    "training_sets.events": 'events = ["subscription upgraded"]',
+    "training_sets.horizon_days": "horizon_days = 30",
 }
 
 

@@ -205,6 +205,8 @@ def test_a_cohort_by_the_property_whose_name_the_built_in_one_has_is_refused() -
         ("[health]\nhealthy = 120\n", "healthy: should be less than 100 (found 120)"),
         ('[accounts]\nare = "groups"\n', "are: should be 'named' or 'people' (found 'groups')"),
         ("[health]\nweights = 3\n", "weights: should be a table: its settings stand below a line [health.weights] (found 3)"),
+        ("[[training_sets]]\n", "'training_sets.subjects' is missing, for example subjects = \"accounts\""),
+        ("[[segments.rules]]\nr = [1, 2]\n", "'segments.rules.name' is missing, for example name = …"),
         ('[training_sets]\nname = "a"\n', "training_sets: should be tables, each under [[training_sets]]"),
         ('[activation]\ncampaign = "Big Sale"\n', "campaign: should be lower-case letters, digits, - and _ (found 'Big Sale')"),
     ],

@@ -136,8 +136,8 @@ def churn_assets(
             warnings=[
                 Audit(
                     "labels_have_two_classes",
-                    "Each label is true of some subjects and false of others. A set of one class is not written, and the last one stays: "
-                    "look at `events` and `horizon_days` under `[[training_sets]]`.",
+                    "Each label is true of some subjects and false of others. A set of one class, or without rows, is not written, and the "
+                    "last one stays: look at `events` and `horizon_days` under `[[training_sets]]`; a young history must grow.",
                     "FROM one_class",
                 ),
             ],

@@ -18,6 +18,7 @@ from analytics_assets.settings import TrainingSet
 from analytics_assets.warehouse.work import Work
 
 DAYS_KEPT = 30
+TOO_SHORT = "not enough history: no cut-off has subjects and an end yet"
 
 
 def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
@@ -44,7 +45,7 @@ def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
                 work.metadata[f"{kind}s"] = (
                     f"{rows.height:,} rows of {cut_offs} cut-offs, {rows['churned'].sum() / rows.height:.1%} churned"
                     if rows.height
-                    else "not enough history: no cut-off has subjects and an end yet"
+                    else TOO_SHORT
                 )
     work.connection.register("leaks", pl.concat(leaks).to_arrow())
     return {CHURN_TRAINING_SET.name: pa.concat_tables(found)}
@@ -62,7 +63,8 @@ def training_sets(work: Work) -> Mapping[str, pa.Table]:
     A label says whether one of the named events happened (or, `absent`, did not) within the horizon after the cut-off. Subjects,
     features, cut-offs and the leak check are those of `churn_training_set`. Each is written to `training_sets/NAME/DATE/` in the home:
     `training_set.parquet`, and `manifest.json` as its data card: what the columns mean, rows, share of positives, SHA-256.
-    A set whose labels are all the same can teach nothing: it is not written, what was written last stays, and a check says why.
+    A set without rows, or whose labels are all the same, can teach nothing: it is not written, what was written last stays, and a
+    check says why.
 
     Read it as input for models of your own: whatever you fit on it has seen nothing that was not known at the cut-off.
     """
@@ -77,12 +79,10 @@ def training_sets(work: Work) -> Mapping[str, pa.Table]:
             leaks.append(leaking)
             positives = int(rows["churned"].sum())
             work.metadata[f"label {named.name}"] = (
-                f"{rows.height:,} rows, {positives / rows.height:.1%} positive"
-                if rows.height
-                else "not enough history: no cut-off has subjects and an end yet"
+                f"{rows.height:,} rows, {positives / rows.height:.1%} positive" if rows.height else TOO_SHORT
             )
-            if rows.height and positives in (0, rows.height):
-                why = _why_one_class(work, named, rows.height, positives)
+            if positives in (0, rows.height):
+                why = _why_one_class(work, named, rows.height, positives) if rows.height else TOO_SHORT
                 one_class.append(pl.DataFrame({"as_of_date": day, "name": named.name, "why": why}))
             # What leaks is not written either: the audit refuses it.
             elif leaking.is_empty():
@@ -118,7 +118,7 @@ def _write_training_set(work: Work, named: TrainingSet, kind: Kind, day: date, r
         "settings": named.model_dump(mode="json") | {"training_subjects": work.settings.churn.training_subjects},
         "rows_are": "subject and cut-off",
         "rows": rows.height,
-        "positive_rate": round(positives / rows.height, 6) if rows.height else None,
+        "positive_rate": round(positives / rows.height, 6),
         "cut_offs": [cut_off.isoformat() for cut_off in cut_offs],
         "columns": {
             "subject_id": f"The {kind}.",

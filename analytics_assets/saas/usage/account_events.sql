@@ -3,7 +3,7 @@
 -- The account is the one that the event names, else the one that its person named last at that second: on this day, or before it as
 -- `account_members` of the evening before says. A word that many people share carries no account from one event to another.
 -- With $by_receipt an event is seen as on the business day by whose end it had been received: nothing received later counts. Who is one
--- person with whom is what was known by the end of the event's day.
+-- person with whom is what was known by the evening before the event's day.
 WITH moments AS (
     SELECT
         d.event_date,

@@ -320,6 +320,16 @@ def test_a_named_training_set_of_one_class_is_told_and_the_last_one_stays(compan
     assert sorted(path.read_bytes() for path in written.rglob("*.parquet")) == good
 
 
+def test_a_named_training_set_without_rows_is_told_and_not_written(company: Company, instance: dg.DagsterInstance):
+    company.settings = '[[training_sets]]\nname = "reviews"\nsubjects = "customers"\nevents = ["reviewed"]\nhorizon_days = 365\n'
+    result = company.materialize("training_sets", shop(company), instance)
+    (check,) = [one for one in result.get_asset_check_evaluations() if one.check_name == "labels_have_two_classes"]
+    assert result.success and not check.passed and "not enough history" in check.metadata["found"].value[0]
+    assert not (company.platform.home.root / "training_sets").exists()
+    (event,) = result.asset_materializations_for_node("training_sets")
+    assert event.metadata["dagster/row_count"].value == 0
+
+
 def test_a_named_training_set_that_leaks_is_not_written(company: Company, monkeypatch, tmp_path: Path):
     company.settings = '[[training_sets]]\nname = "reviews"\nsubjects = "customers"\nevents = ["reviewed"]\nhorizon_days = 30\n'
     day = shop(company)
