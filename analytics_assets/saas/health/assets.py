@@ -52,7 +52,10 @@ ACCOUNT_HEALTH = Table(
         ),
         Column("coverage", "DECIMAL(4,3)", "Share of the weights whose figures are known.", "0 to 1"),
         Column(
-            "reasons", "VARCHAR", "What costs most points, at most three, the strongest first; NULL for nothing.", nullable=True
+            "reasons",
+            "VARCHAR",
+            "A fortnight without activity, then what costs most points; at most three. Never NULL of a score that is not healthy or has fallen.",
+            nullable=True,
         ),
     ),
     key=("hour", "account_id"),
@@ -196,8 +199,9 @@ def account_health_asset(platform: Platform, condition: dg.AutomationCondition) 
         warnings=[
             Audit(
                 "every_component_is_known",
-                "Each component with a weight is known for some account. Where the export never says it, give it the weight 0 under "
-                "`[health.weights]`, or name the property that holds it under `[properties]`.",
+                "Each component with a weight is known for some account. `seats` needs a property that names them, under `[properties]`; "
+                "where the export never does, give it the weight 0 under `[health.weights]`. The others need four weeks of usage, or "
+                "ten other accounts, and come by themselves.",
                 _unknown_components(platform.settings.health),
             )
         ],

@@ -86,7 +86,8 @@ def health_of_hours(work: Work, health: Health, hours: Sequence[datetime], newes
     }
     work.connection.register("health_hours", pa.table(columns))
     edges = {"healthy": health.healthy, "at_risk": health.at_risk, "hysteresis": health.hysteresis}
-    work.sql(_HERE / "health_reasons.sql", **_weights(health)).create_view("health_reasons")
+    due = {"healthy": health.healthy, "falling": health.falling}
+    work.sql(_HERE / "health_reasons.sql", **due, **_weights(health)).create_view("health_reasons")
     return work.sql(_HERE / "account_health.sql", **edges, **_weights(health)).order("hour, account_id")
 
 

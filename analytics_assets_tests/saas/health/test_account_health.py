@@ -79,6 +79,37 @@ def test_a_pause_within_twice_the_usual_gap_costs_nothing(vendor) -> None:
     assert after_15_days["components"]["recency"] == pytest.approx(15 / 0.85 * 0.75, abs=0.1)
 
 
+def test_who_was_silent_for_a_fortnight_is_told_to_be_silent_first(vendor) -> None:
+    """Every two weeks up to 15 March, noon: a pause of 16 days is within the usual, and costs little."""
+    for week in range(0, 11, 2):
+        vendor.used("a", datetime(2026, 1, 4, 12, tzinfo=UTC) + timedelta(weeks=week), events=50, users=20, seats=40)
+    vendor.open()
+    row = of(vendor.health(datetime(2026, 3, 31, 12, tzinfo=UTC)), "a")
+    assert row["components"]["recency"] == 15
+    assert row["reasons"] == "no activity for 16 days; active users down 100 % in 14 days; events down 100 % in 14 days"
+
+
+def test_a_score_below_the_healthy_edge_and_a_fall_have_a_reason(vendor) -> None:
+    """Thirteen accounts as busy as ever, each a user ahead of the next: nothing fell, nobody but the last three is in the lowest quarter."""
+    for number in range(13):
+        vendor.used_daily(f"a{number:02}", "2026-01-01", "2026-03-31", users=20 + number, events=200, features=8)
+    vendor.open()
+    # 4 of 12 are behind: a third, and (1 + 2 / 3) / 3 of 35.29; events and features like everybody's, 2 / 3; recency all.
+    below = of(vendor.health(NOON), "a04")
+    assert below["score"] == Decimal("68.6") and below["trend"] == 0
+    assert below["reasons"] == "active users ahead of only 33 % of other accounts"
+    vendor.settings = "[health]\nhealthy = 68\n"
+    assert of(vendor.health(NOON), "a04")["reasons"] is None
+    # 27 users beside an average of 28.5 are within chance, but it fell from the eleventh place of the thirteen to the eighth.
+    vendor.used_daily("b", "2026-01-01", "2026-03-03", users=30, events=200, features=8)
+    vendor.used_daily("b", "2026-03-04", "2026-03-31", users=27, events=200, features=8)
+    vendor.open()
+    row = of(vendor.health(NOON), "b")
+    assert (row["trend"], row["reasons"]) == (Decimal("-5.4"), None)
+    vendor.settings = "[health]\nfalling = 5\n"
+    assert of(vendor.health(NOON), "b")["reasons"] == "active users down 5 % in 14 days"
+
+
 def test_silence_never_makes_an_account_healthier(vendor) -> None:
     """Tried for five days, then left: when its past becomes long enough to compare with, so few events might be chance."""
     vendor.used_daily("a", "2026-02-24", "2026-02-28", users=1, events=2)
@@ -351,7 +382,7 @@ def test_random_accounts_have_the_health_that_plain_loops_find(vendor, seed: int
     vendor.settings = "[health]\nhealthy = 65\nat_risk = 45\nhysteresis = 6\n" if seed % 2 else ""
     fill(vendor, seed, accounts=26 if seed < 4 else 8)
     vendor.open()
-    seen = set()
+    seen, reasons_due, silent = set(), 0, 0
     for hour in (datetime(2026, 3, 20, 7, tzinfo=UTC), datetime(2026, 3, 21, 23, tzinfo=UTC)):
         found, wanted = vendor.health(hour), expected(vendor, hour)
         assert set(found["account_id"]) == set(wanted)
@@ -364,23 +395,56 @@ def test_random_accounts_have_the_health_that_plain_loops_find(vendor, seed: int
             if want["now"]:
                 assert components == want["components"]
                 assert float(row["coverage"]) == pytest.approx(want["coverage"], abs=0.0005001)
-                assert_true(row["reasons"], want["now"])
+                health = vendor.platform.settings.health
+                due = want["score"] < health.healthy or (want["trend"] or 0) <= -health.falling
+                assert_true(row["reasons"], want["now"], costs_of(want["now"], health) if due else {})
+                reasons_due += due
+                silent += want["now"]["idle"] >= 14 * 24
+    assert reasons_due and (silent or seed != 3)
     assert seen == {"healthy", "neutral", "at risk"} or seed == 4
 
 
-def assert_true(reasons: str | None, figures: dict[str, Any]) -> None:
-    """Each figure in a reason is that of the account."""
-    for reason in (reasons or "").split("; "):
+COMPONENT_OF = {
+    "active users": "active_users", "events": "events", "features in": "features", "no activity": "recency", "at most": "seats",
+}  # fmt: skip
+
+
+def costs_of(figures: dict[str, Any], health: Health) -> dict[str, float]:
+    """What each component takes, in parts of its weight and of the weights that are known."""
+    return {
+        name: weight
+        * sum(share * (1 - figures[part][name]) for part, share in (("own", 1), ("peers", 2)) if figures[part][name] is not None)
+        for name, weight in health.weights
+    }
+
+
+def assert_true(reasons: str | None, figures: dict[str, Any], costs: dict[str, float]) -> None:
+    """Each figure in a reason is that of the account; silence comes first, then what costs most where a reason is due (`costs`)."""
+    said = (reasons or "").split("; ")
+    named = [next((n for words, n in COMPONENT_OF.items() if reason.startswith(words)), None) for reason in said]
+    silent = figures["idle"] >= 14 * 24
+    if silent:
+        assert named[0] == "recency"
+    if costs:
+        most = {name for name, cost in costs.items() if cost > max(costs.values()) - 1e-9}
+        assert named[0] in most or (silent and (most == {"recency"} or named[1] in most)), (reasons, costs)
+    for reason in said:
         match reason.split():
             case [*what, "down", percent, "%", "in", "14", "days"]:
                 name = {"active users": "active_users", "events": "events", "features in use": "features"}[" ".join(what)]
                 assert int(percent) == math.floor(100 * (1 - figures["now"][name] / figures["expected"][name]) + 0.5) > 0
             case ["no", "activity", "for", days, "days"]:
                 assert int(days) == figures["idle"] // 24 >= 3
+            case [*what, "ahead", "of", "only", percent, "%", "of", "other", "accounts"]:
+                name = {"active": "active_users", "events": "events", "features": "features"}[what[0]]
+                assert name in most
+                assert int(percent) == math.floor(100 * figures["peers"][name] + 0.5) >= 25
             case ["at", "most", users, "of", seats, "seats", "in", "use", "in", "an", "hour"]:
                 assert (int(users), int(seats)) == (figures["peak"], figures["seats"])
                 low = figures["peers"]["seats"]
-                assert figures["own"]["seats"] < 0.5 if low is None else low < 0.25
+                assert (costs and costs["seats"] >= max(costs.values()) - 1e-9) or (
+                    figures["own"]["seats"] < 0.5 if low is None else low < 0.25
+                )
             case [*what, "among", "the", "lowest", part]:
                 name = {"active": "active_users", "events": "events", "features": "features"}[what[0]]
                 assert figures["peers"][name] < {"tenth": 0.1, "quarter": 0.25}[part]
