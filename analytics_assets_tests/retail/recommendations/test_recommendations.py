@@ -219,6 +219,19 @@ def test_every_named_customer_has_both_lists_at_full_length_and_the_checks_find_
     assert set(sizes["len"]) == {8}
 
 
+def test_every_reason_names_a_purchase_that_the_customer_kept_and_nothing_excluded(busy):
+    rows, _ = busy.night(DAY)
+    items = pl.DataFrame(busy.items).join(pl.DataFrame(busy.orders).select("event_id", "identity"), on="event_id")
+    kept = items.group_by("identity", "product_name").agg(returned=(pl.col("kind") == "refund").any())
+    kept = kept.filter(~pl.col("returned"), pl.col("product_name") != "P03").select(
+        customer_id="identity", reason=pl.format("goes with {}", "product_name")
+    )
+    similar = rows["recommendations"].filter(pl.col("basis") == "similarity")
+    named = similar.filter(pl.col("reason") != "goes with what was bought")
+    assert len(named) > 300
+    assert named.join(kept, on=["customer_id", "reason"], how="anti").is_empty()
+
+
 def spoiled(change: pl.Expr | None = None, keep: pl.Expr | None = None, table: str = "recommendations") -> Callable:
     def spoil(rows: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         frame = rows[table]
