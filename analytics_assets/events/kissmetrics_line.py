@@ -52,13 +52,13 @@ class Number(str):
 
 
 def event_name(text: str) -> str:
-    """The name as KISSmetrics compares it: lower case, trimmed, `,` and `:` read as spaces."""
-    return text.replace(",", " ").replace(":", " ").strip().lower()
+    """The name as names are compared: lower case, `,` and `:` read as spaces, of which the number does not count."""
+    return " ".join(text.replace(",", " ").replace(":", " ").lower().split())
 
 
 def property_name(text: str) -> str:
-    """The key as KISSmetrics compares it: lower case and trimmed. `Order ID` and `order id` are one property."""
-    return text.strip().lower()
+    """The key as names are compared: lower case, the number of spaces aside. `Order  ID` and `order id` are one property."""
+    return " ".join(text.lower().split())
 
 
 def json_text(text: str) -> str:
@@ -78,7 +78,7 @@ def parse(line: bytes) -> Record:
 
     A record needs an identity and a time. The rules for what is odd but valid:
 
-    - Keys are compared without letter case and outer spaces; of two that are the same the last one counts.
+    - Keys are compared without letter case and the number of spaces; of two that are the same the last one counts.
     - null is the same as absent. Numbers, true and false are their text; nested values are their JSON text.
     - A line with `_p2` is an alias, also when it has a name (which is kept). Without a name, a null `_p2` is an alias
       that lacks its second identity. A blank name makes a property set.
