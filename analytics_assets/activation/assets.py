@@ -124,7 +124,7 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
         "delta_since": last.day.isoformat() if last.day else None,
         "unchanged": campaign.recipients.height - campaign.delta.height,
         "suppression_file_sha256": suppressed.sha256,
-        "suppressions": len(suppressed.names),
+        "suppressions": suppressed.entries,
         "suppressions_matched": campaign.suppressions_matched,
         "made_with": made_with(work.platform),
     }

@@ -28,6 +28,9 @@ BUY_AGAIN_SHARE = 4
 ADDRESS = r"^[^\s@,;:<>()\[\]\"\\]+@[^\s@,;:<>()\[\]\"\\.]+(\.[^\s@,;:<>()\[\]\"\\.]+)+$"
 
 
+_QUOTES = "\"'`“”‘’«»<>"
+_BESIDE = re.compile(r'@.*[\s,;<>()\[\]"\\?]|[\s,;<>()\[\]"\\].*@')
+"""An address, and what is part of none before or after it."""
 _HEADINGS = {"email", "e-mail", "email address", "customer_id", "external_id"}
 """What may stand above the column in the suppression file: nobody goes by such a name."""
 
@@ -81,21 +84,27 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Suppressed:
-    """What the suppression file names: addresses and customer ids that get nothing, in lower case, and the SHA-256 of the file."""
+    """What the suppression file names: addresses and customer ids that get nothing, in lower case, how many, and its SHA-256.
+
+    An entry in quotation marks stands among the names with and without them: an id may have some of its own.
+    """
 
     names: frozenset[str]
+    entries: int
     sha256: str | None
 
 
 def read_suppressed(file: Path | None) -> Suppressed:
     """Read the suppression file, one address or customer id a line; nobody is suppressed where the settings name none.
 
+    Letter case, spaces and quotation marks around an entry, and `mailto:` before it, are nothing of it.
+
     Raises:
         SuppressionError: the file cannot be read, names nobody (an export that failed is empty), or a line holds an address and
             something else beside it.
     """
     if file is None:
-        return Suppressed(frozenset(), None)
+        return Suppressed(frozenset(), 0, None)
     path = file.expanduser().resolve()
     try:
         content = path.read_bytes()
@@ -104,19 +113,21 @@ def read_suppressed(file: Path | None) -> Suppressed:
         raise SuppressionError(
             f"the suppression file {path} cannot be read ({type(error).__name__}); correct suppression_file under [activation]"
         ) from None
-    entries = [line.strip().strip('"').lower() for line in lines]
+    written = [line.strip().strip('"').lower() for line in lines]
+    entries = [name.strip().strip(_QUOTES).removeprefix("mailto:").strip() for name in written]
     for number, entry in enumerate(entries, 1):
-        if "@" in entry and any(character in entry for character in ",;\t "):
+        if _BESIDE.search(entry) or ("@" in entry and not entry.isprintable()):
             raise SuppressionError(f"{path}:{number}: one address or customer id a line, and nothing beside it")
-    names = [entry for entry in entries if entry]
-    if names and names[0] in _HEADINGS:
-        del names[0]
-    if not names:
+    named = [(entry, name) for entry, name in zip(entries, written, strict=True) if entry]
+    if named and named[0][0] in _HEADINGS:
+        del named[0]
+    if not named:
         raise SuppressionError(
             f"the suppression file {path} names nobody; put its entries back, or remove suppression_file under [activation] if "
             f"nobody is suppressed"
         )
-    return Suppressed(frozenset(names), hashlib.sha256(content).hexdigest())
+    names = frozenset(name for both in named for name in both)
+    return Suppressed(names, len({entry for entry, _ in named}), hashlib.sha256(content).hexdigest())
 
 
 def is_held_out(customer_id: str, share: float) -> bool:

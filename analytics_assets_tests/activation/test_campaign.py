@@ -353,9 +353,10 @@ def test_a_suppression_file_is_read_as_people_write_it(tmp_path: Path) -> None:
     file.write_bytes('\ufeffAnn@X.test\r\n"bob@x.test"\r\n\r\n  Customer 7 \r\n'.encode())
     assert read_suppressed(file) == Suppressed(
         frozenset({"ann@x.test", "bob@x.test", "customer 7"}),
+        3,
         hashlib.sha256(file.read_bytes()).hexdigest(),
     )
-    assert read_suppressed(None) == Suppressed(frozenset(), None)
+    assert read_suppressed(None) == Suppressed(frozenset(), 0, None)
     file.write_text("\nEmail\nann@x.test\nemail\n")
     assert read_suppressed(file).names == {"ann@x.test", "email"}, "a heading stands above, and nowhere else"
 
@@ -368,7 +369,41 @@ def test_a_suppression_file_that_names_nobody_is_an_error(tmp_path: Path, conten
         read_suppressed(file)
 
 
-@pytest.mark.parametrize("content", [b"email\nann@x.test,unsubscribed\n", b"x\na@x.test b@x.test", b"x\na@x.test;b@x.test"])
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("'Ann@x.test'", "ann@x.test"),
+        ("MailTo:bob@x.test", "bob@x.test"),
+        (" <mailto:bob@x.test> ", "bob@x.test"),
+        ("“ann@x.test”", "ann@x.test"),
+        ("\"'ann@x.test'\"", "ann@x.test"),
+        ("o'neil@x.test", "o'neil@x.test"),
+        ("'u 7'", "u 7"),
+        ("'u 7'", "'u 7'"),
+        ("twitter:@ann", "twitter:@ann"),
+    ],
+)
+def test_an_entry_is_understood_with_what_people_put_around_it(tmp_path: Path, line: str, name: str) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text(line, encoding="utf-8")
+    found = read_suppressed(file)
+    assert name in found.names and found.entries == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"email\nann@x.test,unsubscribed\n",
+        b"x\na@x.test b@x.test",
+        b"x\na@x.test;b@x.test",
+        b"x\nann@x.test\tno",
+        b"x\nmailto:a@x.test?subject=stop",
+        b"x\n[a@x.test](mailto:a@x.test)",
+        b"x\nAnn <a@x.test>",
+        b"x\na@x.test\xe2\x80\x8b",
+        b"x\na\xc2\xa0@x.test",
+    ],
+)
 def test_a_suppression_file_with_more_than_addresses_is_refused_by_line_and_without_the_address(
     tmp_path: Path, content: bytes
 ) -> None:
