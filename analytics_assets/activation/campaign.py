@@ -20,6 +20,7 @@ from pathlib import Path
 
 import polars as pl
 
+from analytics_assets.retail.recommendations.names import without_markup
 from analytics_assets.settings import Activation, Customers
 
 KLAVIYO_BYTES = 50_000_000
@@ -263,13 +264,7 @@ def _product_columns(count: int) -> list[str]:
 
 def _with_products(rows: pl.DataFrame, contacts: Contacts, count: int) -> pl.DataFrame:
     """The rows with `rec_count` and the columns of each place; blank where there are fewer products."""
-    names = contacts.product_names.select(
-        "product_id",
-        name=pl.col("product_name")
-        .str.replace_all(r"[\s\p{C}]+", " ")
-        .str.strip_chars()
-        .str.replace_many(["<", ">"], ["‹", "›"]),
-    )
+    names = contacts.product_names.select("product_id", name=without_markup("product_name"))
     wide = (
         contacts.picks.join(rows.select("customer_id"), on="customer_id", how="semi")
         .join(names, on="product_id", how="left", maintain_order="left")

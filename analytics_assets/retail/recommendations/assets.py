@@ -24,6 +24,7 @@ from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
 from analytics_assets.retail.recommendations.evaluation import Pairs, Quality, quality
 from analytics_assets.retail.recommendations.lines import Bools, Ints, Lines
 from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Histories, Kind, Lists, Scorer, make_lists
+from analytics_assets.retail.recommendations.names import without_markup
 from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, named, prepare_promises, promises
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Floats, Model, candidates, trend
 from analytics_assets.settings import Recommendations
@@ -383,7 +384,7 @@ class Names:
     @classmethod
     def of(cls, catalogue: pl.DataFrame, day: date) -> Names:
         """The names of a catalogue."""
-        names = catalogue.select("product_id", reason=pl.format("goes with {}", "name"))
+        names = catalogue.select("product_id", reason=pl.format("goes with {}", without_markup("name")))
         reasons = pl.concat([pl.Series(["popular these days", GOES_WITH_UNNAMED]), names["reason"].rename("")])
         return cls(day, names["product_id"].to_arrow().cast(pa.string()), reasons.to_arrow().cast(pa.string()))
 

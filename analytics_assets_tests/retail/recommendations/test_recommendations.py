@@ -66,6 +66,18 @@ def test_each_product_is_listed_with_its_reason(shop):
     assert (page["related_product_id"], page["reason"]) == ("pot", "goes with TEA")
 
 
+def test_a_name_stands_in_reasons_on_one_line_and_without_markup(shop):
+    for number in range(6):
+        shop.bought(f"other {number}", "2026-03-20", "<b>te\na</b>", "pot")
+    for number in range(40):
+        shop.bought(f"crowd {number}", "2026-03-20", f"thing {number % 20}")
+    shop.bought("ann", "2026-03-01", "<b>te\na</b>")
+    rows, _ = shop.night(DAY)
+    assert reasons(rows["recommendations"], "ann", "discover")["pot"] == "goes with ‹B›TE A‹/B›"
+    page = rows["product_recommendations"].filter(pl.col("related_product_id") == "pot", product_id="<b>te\na</b>")
+    assert page["reason"].to_list() == ["goes with ‹B›TE A‹/B›"]
+
+
 def test_no_reason_names_what_the_customer_returned_or_what_is_excluded(shop):
     shop.settings = 'excluded_categories = ["hidden"]'
     for _ in range(6):
