@@ -32,6 +32,23 @@ _INPUTS = [
     Needs("events", as_of=True, hourly=True),
 ]
 _SETTINGS = ("churn", "accounts.are", "subscriptions.grace_days", "subscriptions.trial_days", "identity")
+BANDS_CAME_TRUE = Audit(
+    "bands_came_true",
+    "At the newest test of the model that serves, as many of each band, and of everybody, left as its probabilities said, within a quarter "
+    "of what they said and three standard errors of so few. Where more of the low band left, the model is too sure of itself: trust the "
+    "order of its scores, and `came_true` in `churn_outcomes` rather than the probability.",
+    """WITH bands AS (
+        SELECT as_of_date, kind, subjects_are, subjects, said, came_true
+        FROM rows_of_churn_outcomes WHERE subjects_are IN ('low', 'medium', 'high')
+    ),
+    groups AS (
+        FROM bands UNION ALL
+        SELECT as_of_date, kind, 'all', sum(subjects), sum(subjects * said) / sum(subjects), sum(subjects * came_true) / sum(subjects)
+        FROM bands GROUP BY as_of_date, kind
+    )
+    SELECT as_of_date, kind, subjects_are, subjects, said, came_true FROM groups
+    WHERE abs(came_true - said) * subjects > 0.25 * said * subjects + 3 * sqrt(said * (1 - said) * subjects + 1)""",
+)
 _POINT_IN_TIME = Audit(
     "point_in_time",
     "Features stay the same when all that happened, or was received, after the cut-off is taken from the inputs first.",
@@ -87,6 +104,7 @@ def churn_assets(
                     "The model that serves passed the gate; if none did, the newest serves all the same, and its reason says so.",
                     "SELECT as_of_date, kind, anchor, reason FROM rows WHERE serves AND NOT accepted",
                 ),
+                BANDS_CAME_TRUE,
             ],
             settings=_SETTINGS,
             group="saas",

@@ -23,7 +23,9 @@ from analytics_assets.warehouse.work import Work
 def churn_scores(work: Work) -> Mapping[str, pa.Table]:
     """How likely each account and each customer is to leave within the horizon, why, and what is at stake.
 
-    The probability is calibrated: of a hundred subjects with 20 %, about twenty leave. Bands compare odds with those of everybody: `high` is
+    The probability is calibrated: of a hundred subjects with 20 %, about twenty leave. A model of few who left can be too sure
+    of itself, so that more of the low band leave than it says: the check `bands_came_true` of `churn_models` warns where its newest test
+    shows that, and `churn_outcomes` has what came true. Bands compare odds with those of everybody: `high` is
     three times, `low` a third of them. A reason is a driver (`reasons.py`) by which the subject stands apart from the median one of the
     day: `raises` or `lowers`, the figure that tells most, and the usual one in brackets. The three strongest stand there, strongest
     first. Models can only learn that less use, a fall, or a long silence raises the risk, never the other way round; a price or the

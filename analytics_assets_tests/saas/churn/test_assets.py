@@ -16,12 +16,14 @@ import pytest
 from analytics_assets.retail.ltv.shifted_beta_geometric import Parameters, survival
 from analytics_assets.saas.accounts.standing import WHENEVER
 from analytics_assets.saas.churn import backtest, histories
+from analytics_assets.saas.churn.assets import BANDS_CAME_TRUE
 from analytics_assets.saas.churn.churn_models import churn_models
 from analytics_assets.saas.churn.churn_scores import churn_scores
 from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length, renewals_due
 from analytics_assets.saas.churn.plots import plot_models, plot_scores
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET, TRAINING_SETS
 from analytics_assets.saas.churn.training_sets import churn_training_set, training_sets
+from analytics_assets.warehouse.engine import engine
 from analytics_assets_tests.saas.churn.conftest import Company, Saas
 
 DAY = date(2025, 9, 8)
@@ -373,3 +375,28 @@ def test_nothing_of_another_day_is_needed_for_a_training_set(company: Company):
     company.write(day - timedelta(days=5), day)
     ranged = pl.DataFrame(company.compute(churn_training_set, day - timedelta(days=5), day)[CHURN_TRAINING_SET.name])
     assert ranged.filter(pl.col("as_of_date") == day).equals(pl.DataFrame(alone))
+
+
+@pytest.mark.parametrize(
+    ("band", "subjects", "said", "came_true", "told"),
+    [
+        ("low", 192, 0.0062, 0.0417, {"low", "all"}),
+        ("low", 192, 0.0062, 0.0208, set()),
+        ("medium", 33, 0.118, 0.303, set()),
+        ("high", 20, 0.641, 0.65, set()),
+        ("high", 20, 0.641, 0.0, {"high", "all"}),
+        ("high", 2_000, 0.641, 0.6, set()),
+        ("low", 200_000, 0.02, 0.024, set()),
+        ("low", 200_000, 0.02, 0.03, {"low", "all"}),
+    ],
+)
+def test_bands_that_came_true_other_than_they_said_are_told(
+    band: str, subjects: int, said: float, came_true: float, told: set[str]
+) -> None:
+    """The first: 192 accounts of a low band that said 1.2 leavers, and 8 left."""
+    row = {"as_of_date": date(2026, 3, 31), "kind": "account", "subjects": subjects, "said": said, "came_true": came_true}
+    # Tenths are too small to be judged one by one, and count nobody twice.
+    rows = [row | {"subjects_are": band}, row | {"subjects_are": "tenth 01"}]
+    with engine() as connection:
+        connection.register("rows_of_churn_outcomes", pl.DataFrame(rows).to_arrow())
+        assert {found[2] for found in connection.sql(BANDS_CAME_TRUE.violations).fetchall()} == told
