@@ -21,6 +21,7 @@ from analytics_assets.saas.churn.features import Driver, Kind, input_names, inpu
 from analytics_assets.saas.churn.models import (
     AS_IT_IS,
     CANDIDATES,
+    PLACES,
     Floats,
     Model,
     Pair,
@@ -262,7 +263,8 @@ def _tests(
 ) -> list[Test]:
     found = []
     for candidate in CANDIDATES:
-        said = pair.predict(candidate, inputs)
+        # As scores are: equal subjects are ties on every processor.
+        said = np.round(pair.predict(candidate, inputs), PLACES)
         found.append(Test(candidate, cut_off, trained_until, _by_segment(said, churned, segments, base_rate), said, churned))
     return found
 
@@ -298,7 +300,7 @@ def calibrated(tests: Sequence[Test], candidate: str) -> tuple[Sigmoid, list[Tes
     if np.mean((by_earliest - middle.churned) ** 2) >= np.mean((middle.said - middle.churned) ** 2):
         return AS_IT_IS, list(tests)
     before = fit_sigmoid(np.concatenate([earliest.said, middle.said]), np.concatenate([earliest.churned, middle.churned]))
-    said = before(newest.said)
+    said = np.round(before(newest.said), PLACES)
     base_rate_brier = newest.metrics[EVERYBODY].brier_of_base_rate
     metrics = metrics_of(said, newest.churned, 0.0).__dict__ | {"brier_of_base_rate": base_rate_brier}
     under = Test(
@@ -318,7 +320,7 @@ def _model(
     drivers: tuple[Driver, ...],
     digest: str,
 ) -> Model:
-    columns = (*inputs.T, np.round(sigmoid(pair.predict(candidate, inputs)), 6))
+    columns = (*inputs.T, np.round(sigmoid(pair.predict(candidate, inputs)), PLACES))
     bins = [deciles(values) for values in columns]
     unrest = [
         max(population_stability(shares, shares_in(edges, values[of_cut_off == cut_off])) for cut_off in np.unique(of_cut_off))

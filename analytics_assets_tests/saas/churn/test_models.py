@@ -1,12 +1,18 @@
 """Candidates, calibration, tests and the gate, on rows whose law is known."""
 
 import itertools
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import scipy.optimize
 from threadpoolctl import threadpool_limits
 
 from analytics_assets.saas.churn import backtest
@@ -30,6 +36,7 @@ from analytics_assets.saas.churn.models import (
     fit,
     fit_sigmoid,
     log_odds,
+    parameters_of,
     population_stability,
     probability_of,
     shares_in,
@@ -124,6 +131,40 @@ def test_the_same_rows_in_any_order_on_any_number_of_threads_are_the_same_model(
             assert refit(rows, "customer", DAY, 30, DRIVERS).model.model_id == made.model.model_id
     other = rows.with_columns(churned=pl.when(pl.int_range(pl.len()) == 0).then(~pl.col("churned")).otherwise("churned"))
     assert refit(other, "customer", DAY, 30, DRIVERS).model.model_id != made.model.model_id
+
+
+def test_processors_that_add_in_another_order_make_the_same_model_tests_and_scores():
+    """OpenBLAS has a kernel per processor; without rounding each of these two has an id of its own."""
+    code = (
+        "from analytics_assets_tests.saas.churn.test_models import *\n"
+        "made = refit(rows_of(400, 12), 'customer', DAY, 30, DRIVERS)\n"
+        "said = made.model.predict(inputs_of(DRIVERS, rows_of(400, 1, seed=9))).tolist()\n"
+        "print(made.model.model_id, [(test.candidate, test.metrics, test.said.tolist()) for test in made.tests], said)"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "OPENBLAS_CORETYPE": kernel}, cwd=Path(__file__).parents[3],
+            check=True, capture_output=True, text=True,
+        ).stdout
+        for kernel in ("Haswell", "Sandybridge")
+    }  # fmt: skip
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("noise", [1e-11, 1e-6])
+def test_where_exactly_a_search_stops_makes_no_other_model(monkeypatch: pytest.MonkeyPatch, noise: float):
+    rows = rows_of(400, 6)
+    inputs, churned = inputs_of(DRIVERS, rows), rows["churned"].cast(pl.Float64).to_numpy()
+    before = parameters_of(LOGISTIC, fit(inputs, churned, signs_of(DRIVERS)))
+    search, rng = scipy.optimize.minimize, np.random.default_rng(8)
+
+    def stops_elsewhere(*arguments: Any, **more: Any) -> Any:
+        found = search(*arguments, **more)
+        found.x = np.where(found.x == 0, 0.0, found.x + rng.normal(0, noise, len(found.x)))
+        return found
+
+    monkeypatch.setattr(scipy.optimize, "minimize", stops_elsewhere)
+    assert parameters_of(LOGISTIC, fit(inputs, churned, signs_of(DRIVERS))) == before
 
 
 def test_the_candidate_is_not_chosen_by_the_newest_test(made: backtest.Refit):
