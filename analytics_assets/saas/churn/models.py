@@ -101,7 +101,8 @@ def fit(inputs: Floats, churned: Floats, signs: Sequence[int] | None = None) -> 
         scaler.mean_, scaler.scale_ = np.round(scaler.mean_, PLACES), np.maximum(np.round(scaler.scale_, PLACES), 10.0**-PLACES)
         scaler.var_ = scaler.scale_**2
         regression = _regression(scaler.transform(imputer.transform(inputs)), churned, signs)
-        boosted.fit(inputs, churned)
+        # What is known of nobody (a company that names no seats) cannot be binned; a constant is never split on.
+        boosted.fit(np.where(np.all(np.isnan(inputs), axis=0), 0.0, inputs), churned)
     boosted._baseline_prediction = np.round(boosted._baseline_prediction, PLACES)
     for trees in boosted._predictors:
         trees[0].nodes["value"] = np.round(trees[0].nodes["value"], PLACES)

@@ -204,6 +204,18 @@ def test_without_signs_the_regression_is_that_of_scikit_learn():
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES)
+def test_what_is_known_of_nobody_says_nothing_and_stops_nothing(candidate: str):
+    """A company that names no seats or prices, and one that begins to."""
+    rows = rows_of(400, 6)
+    inputs, churned = inputs_of(DRIVERS, rows), rows["churned"].cast(pl.Float64).to_numpy()
+    unknown = np.column_stack([inputs, np.full(len(inputs), np.nan)])
+    pair = fit(unknown, churned, [*signs_of(DRIVERS), 0])
+    said = pair.predict(candidate, unknown)
+    np.testing.assert_allclose(said, fit(inputs, churned, signs_of(DRIVERS)).predict(candidate, inputs), atol=1e-5)
+    np.testing.assert_allclose(pair.predict(candidate, np.column_stack([inputs, np.arange(len(inputs))])), said, atol=1e-9)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
 def test_no_model_learns_that_what_is_good_raises_the_risk(candidate: str):
     """Labels against all sense (sense = -1: who bought yesterday leaves), and of each input more and less than there is."""
     rows = rows_of(400, 6, sense=-1.0)
