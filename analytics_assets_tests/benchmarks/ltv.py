@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 import polars as pl
 
-from analytics_assets.retail.ltv import bg_nbd, mbg_nbd
+from analytics_assets.retail.ltv import bg_nbd
 from analytics_assets.retail.ltv.backtest import came_true, covered, known_at, refit, scored, serving
 from analytics_assets.retail.ltv.bg_nbd import Floats
 from analytics_assets.retail.ltv.forecast import CustomerSummary, fit, forecast
@@ -34,23 +34,22 @@ def measure(repetitions: int) -> Iterator[Comparison]:
     """Fit BG/NBD and MBG/NBD on both."""
     from lifetimes import BetaGeoFitter, ModifiedBetaGeoFitter
 
-    pairs = ((bg_nbd, BetaGeoFitter), (mbg_nbd, ModifiedBetaGeoFitter))
+    pairs = ((bg_nbd.BG_NBD, BetaGeoFitter), (bg_nbd.MBG_NBD, ModifiedBetaGeoFitter))
     for name, histories, times in (
         ("CDNOW", cdnow(), repetitions),
         (f"{CUSTOMERS:,} customers", simulated(), REPETITIONS_OF_MANY),
     ):
-        for ours, theirs in pairs:
+        for law, theirs in pairs:
 
-            def fit_ours(_: int, model=ours, histories=histories) -> float:
-                return seconds_of(lambda: model.fit(*histories))
+            def fit_ours(_: int, law=law, histories=histories) -> float:
+                return seconds_of(lambda: bg_nbd.fit(*histories, law=law))
 
             def fit_theirs(_: int, fitter=theirs, histories=histories) -> float:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     return seconds_of(lambda: fitter().fit(*histories))
 
-            model = ours.__name__.rsplit(".", 1)[1]
-            yield Comparison(f"LTV fit, {name}", model, theirs.__name__, *taking_turns(fit_ours, fit_theirs, times))
+            yield Comparison(f"LTV fit, {name}", law, theirs.__name__, *taking_turns(fit_ours, fit_theirs, times))
 
 
 def at_scale(repetitions: int) -> Iterator[str]:

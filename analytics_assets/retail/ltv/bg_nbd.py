@@ -1,12 +1,14 @@
-"""BG/NBD: how often customers buy, and when they stop, where nobody tells the shop that they have left.
+"""BG/NBD and MBG/NBD: how often customers buy, and when they stop, where nobody tells the shop that they have left.
 
 While alive a customer buys as a Poisson process with rate lambda ~ Gamma(r, alpha); after each repeat purchase the
 customer leaves for good with probability p ~ Beta(a, b). Source: Fader, Hardie and Lee (2005), "Counting Your Customers
 the Easy Way", Marketing Science 24(2), cited below as FHL.
 
-MBG/NBD, the model in use (`mbg_nbd.py`), differs in one thing only: a customer may also leave right after the first
-purchase. Both are therefore written over `chances`, the number of times a customer could have left: x here, x + 1
-there. BG/NBD is the published reference that holds the shared mathematics to the published digits.
+BG/NBD holds every customer without a repeat purchase to be alive, for ever. In MBG/NBD a customer may leave right after the first
+purchase too; in most shops most customers are of that kind, so that this one chance more, at time 0, matters. Sources: Batislam,
+Denizel and Filiztekin (2007), "Empirical validation and comparison of models for customer base analysis", IJRM 24(3); Wagner and
+Hoppe (2008), "Erratum on the MBG/NBD model", IJRM 25(3). Both laws are written over `chances`, the number of times a customer
+could have left: x in BG/NBD, x + 1 in MBG/NBD.
 
 Every time is in weeks (days / 7). A customer's history is (x, t_x, T): `frequency`, days with a repeat purchase;
 `recency`, time from the first to the last purchase (0 without a repeat); `age`, time from the first purchase to now.
@@ -20,7 +22,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, gammaln, hyp2f1, psi
 
 Floats = NDArray[np.float64]
-Chances = Callable[[Floats], Floats]
+
+BG_NBD, MBG_NBD = "BG/NBD", "MBG/NBD"
+# Logarithm of the ratio of likelihoods at which evidence is called very strong (Kass and Raftery 1995, "Bayes factors", Journal of
+# the American Statistical Association 90). Both laws have the same parameters and prior. Of 20 simulated shops of each law, from 1,500
+# customers in two months to 8,000 in a year, BG/NBD was ahead by 2 or less in the youngest and by 7 to 96 in all others where it is
+# the truth, and never by more than 1 where MBG/NBD or Pareto/NBD is. On CDNOW it is 10 to 130 behind from the sixth month on.
+VERY_STRONG = 5.0
 
 # r, alpha (weeks), a, b. Wide enough for every data set tried; a and b run along a ridge (only a / (a + b) is well
 # identified, and Online Retail pushes a to 0), so that without bounds the optimiser walks until it overflows. At a = b
@@ -56,6 +64,11 @@ class Parameters:
     log_likelihood: float
     customers: int
     at_bounds: tuple[str, ...] = ()
+    law: str = MBG_NBD
+
+    def chances(self, frequency: Floats) -> Floats:
+        """How often each customer could have left by now."""
+        return chances(self.law, frequency)
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,11 @@ class Histories:
     recency: Floats
     age: Floats
     counts: Floats
+
+
+def chances(law: str, frequency: Floats) -> Floats:
+    """How often each customer could have left: after each repeat purchase, and in MBG/NBD after the first one too."""
+    return frequency + (law == MBG_NBD)
 
 
 def distinct_rows(*columns: Floats) -> tuple[tuple[Floats, ...], NDArray[np.intp]]:
@@ -126,7 +144,7 @@ def distinct_histories(frequency: ArrayLike, recency: ArrayLike, age: ArrayLike,
 class LogLikelihood:
     """Log-likelihood of distinct histories, and its gradient, as a function of log(r, alpha, a, b).
 
-    FHL equation (6) with x replaced by k = chances(x) where it counts chances to leave:
+    FHL equation (6) with x replaced by k = chances(law, x) where it counts chances to leave:
 
         L = B(a, b+k) / B(a, b)  G(r+x) alpha^r / G(r)
             [(alpha+T)^-(r+x) + (k > 0) a / (b+k-1) (alpha+t_x)^-(r+x)]
@@ -135,11 +153,12 @@ class LogLikelihood:
     values, and what remains per history is one exponential and two logarithms.
     """
 
-    def __init__(self, histories: Histories, chances: Chances) -> None:
+    def __init__(self, histories: Histories, law: str) -> None:
         """Keep what does not depend on the parameters."""
         self.histories = histories
+        self.law = law
         self.x, self.x_place = np.unique(histories.frequency, return_inverse=True)
-        self.k = chances(self.x)
+        self.k = chances(law, self.x)
         self.could_leave = self.k > 0
         self.customers_by_x = np.bincount(self.x_place, histories.counts)
 
@@ -212,8 +231,8 @@ def bounded_maximum(
     return np.exp(result.x), float(-result.fun * customers)
 
 
-def maximise(log_likelihood: LogLikelihood, start: Parameters | None, *, with_prior: bool = False) -> Parameters:
-    """Fit within the bounds, from a fixed start or a warm one; raises ValueError if it does not converge.
+def maximise(log_likelihood: LogLikelihood, *, with_prior: bool = False) -> Parameters:
+    """Fit within the bounds, from a fixed start; raises ValueError if it does not converge.
 
     By maximum likelihood, or `with_prior` by the maximum of the posterior density of the logarithms.
     """
@@ -224,9 +243,8 @@ def maximise(log_likelihood: LogLikelihood, start: Parameters | None, *, with_pr
         return value - float(away @ away) / 2, gradient - away / PRIOR_SPREAD
 
     customers = float(np.sum(log_likelihood.histories.counts))
-    first = START if start is None else np.array([start.r, start.alpha, start.a, start.b])
     sought = log_posterior if with_prior else log_likelihood
-    fitted, _ = bounded_maximum(sought, customers, first, LOWER_BOUNDS, UPPER_BOUNDS)
+    fitted, _ = bounded_maximum(sought, customers, START, LOWER_BOUNDS, UPPER_BOUNDS)
     maximum, _ = log_likelihood(np.log(fitted))
     r, alpha, a, b = (float(value) for value in fitted)
     near = np.isclose(fitted, LOWER_BOUNDS) | np.isclose(fitted, UPPER_BOUNDS)
@@ -238,12 +256,8 @@ def maximise(log_likelihood: LogLikelihood, start: Parameters | None, *, with_pr
         log_likelihood=maximum,
         customers=round(customers),
         at_bounds=tuple(name for name, bound in zip(NAMES, near, strict=True) if bound),
+        law=log_likelihood.law,
     )
-
-
-def repeat_chances(frequency: Floats) -> Floats:
-    """BG/NBD: a customer could have left after each repeat purchase."""
-    return frequency
 
 
 def fit(
@@ -252,22 +266,33 @@ def fit(
     age: ArrayLike,
     counts: ArrayLike | None = None,
     *,
-    start: Parameters | None = None,
+    law: str = MBG_NBD,
+    with_prior: bool = False,
 ) -> Parameters:
-    """Fit BG/NBD by maximum likelihood, one row per customer (or per history, with `counts`), times in weeks.
+    """Fit a law by maximum likelihood or `with_prior`, one row per customer (or per history, with `counts`), times in weeks.
 
     The order of the rows does not matter, to the last bit. a and b are weakly identified: they are bounded to
-    [0.001, 100], and `at_bounds` says where that held. A warm `start` saves iterations and moves the last digits,
-    so a number that must come out the same on every run is fitted without it.
+    [0.001, 100], and `at_bounds` says where that held.
 
     Raises ValueError for impossible histories, no customers, and if the fit does not converge.
     """
-    return maximise(LogLikelihood(distinct_histories(frequency, recency, age, counts), repeat_chances), start)
+    return maximise(LogLikelihood(distinct_histories(frequency, recency, age, counts), law), with_prior=with_prior)
 
 
-def alive_given_chances(parameters: Parameters, chances: Chances, frequency: Floats, recency: Floats, age: Floats) -> Floats:
-    """Probability that a customer has not left by now, FHL equation (7) and Fader, Hardie and Lee, note 021."""
-    k = chances(frequency)
+def fit_likelier(frequency: ArrayLike, recency: ArrayLike, age: ArrayLike, counts: ArrayLike | None = None) -> Parameters:
+    """Fit MBG/NBD with the prior, or BG/NBD where the histories are very strong evidence for it; rows and errors as in `fit`.
+
+    Simulated shops of BG/NBD, 1,500 to 8,000 customers of a year, were forecast 1 to 9 % too low in the next one by MBG/NBD, and 6 to 8
+    in a hundred more than stated bought of those to whom an interval says nothing.
+    """
+    histories = distinct_histories(frequency, recency, age, counts)
+    modified, plain = (maximise(LogLikelihood(histories, law), with_prior=True) for law in (MBG_NBD, BG_NBD))
+    return plain if plain.log_likelihood - modified.log_likelihood > VERY_STRONG else modified
+
+
+def alive_now(parameters: Parameters, frequency: Floats, recency: Floats, age: Floats) -> Floats:
+    """Probability that each customer has not left by now: FHL equation (7); Batislam et al., appendix A, equation 5. Inputs unchecked."""
+    k = parameters.chances(frequency)
     could_leave = k > 0
     last_chance = np.where(could_leave, parameters.b + k - 1, np.inf)
     silence = np.log((parameters.alpha + age) / (parameters.alpha + recency))
@@ -275,12 +300,12 @@ def alive_given_chances(parameters: Parameters, chances: Chances, frequency: Flo
     return expit(-log_odds_left - (parameters.r + frequency) * silence)
 
 
-def purchases_given_alive(parameters: Parameters, chances: Chances, weeks: float, frequency: Floats, age: Floats) -> Floats:
-    """Expected purchases in the next `weeks` of a customer who is alive now.
+def purchases_while_alive(parameters: Parameters, weeks: float, frequency: Floats, age: Floats) -> Floats:
+    """Expected purchase days in the next `weeks` of customers who are alive now; one row each, inputs unchecked.
 
-    FHL equation (10) after Euler's transformation of its 2F1, with z = weeks / (alpha+T+weeks). The published form has
-    (1-z)^(r+x) times a 2F1 in r+x, which under- and overflow against each other for heavy buyers; here x is left in
-    the third parameter only, where it does no harm:
+    FHL equation (10), and with k = x + 1 that of Wagner and Hoppe, after Euler's transformation of its 2F1, with z = weeks /
+    (alpha+T+weeks). The published form has (1-z)^(r+x) times a 2F1 in r+x, which under- and overflow against each other for heavy
+    buyers; here x is left in the third parameter only, where it does no harm:
 
         (a+b+k-1) / (a-1) [1 - (1-z)^(a-1) 2F1(a+b-r+k-x-1, a-1; a+b+k-1; z)]
     """
@@ -289,11 +314,8 @@ def purchases_given_alive(parameters: Parameters, chances: Chances, weeks: float
     # mean of its neighbours is right to 1e-9.
     if min(abs(a - 1), abs(r_less_a - round(r_less_a))) < 1e-6:
         below, above = replace(parameters, a=a - 1e-5), replace(parameters, a=a + 1e-5)
-        return (
-            purchases_given_alive(below, chances, weeks, frequency, age)
-            + purchases_given_alive(above, chances, weeks, frequency, age)
-        ) / 2
-    c = a + parameters.b + chances(frequency) - 1
+        return (purchases_while_alive(below, weeks, frequency, age) + purchases_while_alive(above, weeks, frequency, age)) / 2
+    c = a + parameters.b + parameters.chances(frequency) - 1
     waiting = parameters.alpha + age
     z = weeks / (waiting + weeks)
     surviving = (waiting / (waiting + weeks)) ** (a - 1)
@@ -301,20 +323,17 @@ def purchases_given_alive(parameters: Parameters, chances: Chances, weeks: float
 
 
 def probability_alive(parameters: Parameters, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike) -> Floats:
-    """Probability that each customer has not left; 1 without a repeat purchase (FHL). One row per customer."""
-    return alive_given_chances(parameters, repeat_chances, *checked_history(frequency, recency, age))
+    """Probability that each customer has not left; in BG/NBD 1 without a repeat purchase. One row per customer."""
+    return alive_now(parameters, *checked_history(frequency, recency, age))
 
 
 def expected_purchases(parameters: Parameters, weeks: float, frequency: ArrayLike, recency: ArrayLike, age: ArrayLike) -> Floats:
-    """Expected repeat purchase days in the next `weeks`, given the history (FHL equation 10). One row per customer."""
+    """Expected purchase days in the next `weeks`, given the history. One row per customer."""
     x, t_x, T = checked_history(frequency, recency, age)
-    return alive_given_chances(parameters, repeat_chances, x, t_x, T) * purchases_given_alive(
-        parameters, repeat_chances, weeks, x, T
-    )
+    return alive_now(parameters, x, t_x, T) * purchases_while_alive(parameters, weeks, x, T)
 
 
 def unconditional_purchases(parameters: Parameters, weeks: ArrayLike) -> Floats:
-    """Expected repeat purchase days of a new customer within `weeks` of the first purchase (FHL equation 9)."""
+    """Expected repeat purchase days of a new customer within `weeks` of the first purchase (BG/NBD: FHL equation 9)."""
     horizons = np.atleast_1d(np.asarray(weeks, dtype=np.float64))
-    new = np.zeros(1)
-    return np.concatenate([purchases_given_alive(parameters, repeat_chances, t, new, new) for t in horizons])
+    return np.concatenate([expected_purchases(parameters, t, [0], [0], [0]) for t in horizons])

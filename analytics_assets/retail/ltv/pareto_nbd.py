@@ -5,7 +5,7 @@ Sources: Schmittlein, Morrison and Colombo (1987), "Counting Your Customers: Who
 Management Science 33(1); Fader and Hardie (2005), "A Note on Deriving the Pareto/NBD Model and Related Expressions",
 http://www.brucehardie.com/notes/009/, cited below as note 009. Histories and units (weeks) are those of `bg_nbd.py`.
 
-The published reference beside MBG/NBD, which makes the forecasts: on the CDNOW sample its likelihood is 13 lower (-9595.0
+The published reference beside MBG/NBD, which makes most forecasts: on the CDNOW sample its likelihood is 13 lower (-9595.0
 and -9582.1), and a likelihood costs an integral per history.
 """
 

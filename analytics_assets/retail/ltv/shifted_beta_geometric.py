@@ -2,7 +2,7 @@
 
 Each customer fails to renew with probability theta in every period, theta ~ Beta(alpha, beta). Source: Fader and Hardie
 (2007), "How to Project Customer Retention", Journal of Interactive Marketing 21(1). For subscriptions; a shop, which is
-never told that a customer has left, is forecast by `mbg_nbd.py`.
+never told that a customer has left, is forecast by `bg_nbd.py`.
 """
 
 from dataclasses import dataclass

@@ -57,14 +57,14 @@ Simulate = Callable[[bg_nbd.Parameters, gamma_gamma.Parameters, int, float, floa
 
 @pytest.fixture(scope="session")
 def simulate() -> Simulate:
-    """Customers of an MBG/NBD and Gamma-Gamma world, purchase by purchase; the holdout is the horizon after now."""
+    """Customers of a BG/NBD or MBG/NBD and Gamma-Gamma world, purchase by purchase; the holdout is the horizon after now."""
 
     def simulated(
         purchases: bg_nbd.Parameters, spend: gamma_gamma.Parameters, customers: int, oldest: float, horizon: float
     ) -> Cohort:
         rng = np.random.default_rng(20240229)
         rate = rng.gamma(purchases.r, 1 / purchases.alpha, customers)
-        last_purchase = rng.geometric(rng.beta(purchases.a, purchases.b, customers))
+        last_purchase = rng.geometric(rng.beta(purchases.a, purchases.b, customers)) + (purchases.law == bg_nbd.BG_NBD)
         spend_rate = rng.gamma(spend.q, 1 / spend.v, customers)
         age = np.floor(rng.uniform(0, oldest * 7, customers)) / 7
         repeats, recency, later, time = (np.zeros(customers) for _ in range(4))

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from analytics_assets.retail.ltv import backtest, boosted_trees, forecast
-from analytics_assets.retail.ltv.backtest import BOOSTED, MEAN, PROBABILISTIC, Refit, Trial, known_at, refit, summary_of
+from analytics_assets.retail.ltv.backtest import BOOSTED, MEAN, PROBABILISTIC, Refit, Trial, Windows, known_at, refit, summary_of
 from analytics_assets.retail.ltv.forecast import CustomerSummary, NotEnoughHistory
 from analytics_assets.retail.ltv.returns import probability_of_return, return_rates
 from analytics_assets.retail.ltv.season import EVEN, MONTH_DAYS, Season
@@ -211,7 +211,9 @@ def test_the_forecast_of_a_day_is_scaled_as_a_whole(purchases, tested):
         tested.model, summary_of(known, day), 45, 0.0, 0.8, orders_factor=factors.orders.value, returns=returns
     )
     assert found.interval_probability == pytest.approx(busy.interval_probability)
-    ratio = found.expected_revenue / busy.expected_revenue
+    assert factors.buyers.value > factors.revenue.value
+    by_trees = found.expected_revenue / busy.expected_revenue / (factors.revenue.value / factors.orders.value)
+    ratio = by_trees * factors.buyers.value / factors.orders.value
     assert found.expected_revenue_high == pytest.approx(busy.expected_revenue_high * ratio)
 
 
@@ -262,7 +264,7 @@ def serve(day, outcomes, untested=()):
         if anchor not in outcomes:
             raise NotEnoughHistory("too early")
         tests = () if anchor in untested else (a_test(),)
-        return Refit(anchor, EVEN, None, (), PROBABILISTIC, None, (), (), 0, tests, outcomes[anchor], "")
+        return Refit(anchor, EVEN, None, (), PROBABILISTIC, None, Windows(), 0, tests, outcomes[anchor], "")
 
     return backtest.serving(day, refit_at), asked
 

