@@ -46,6 +46,7 @@ PRIOR_HOLDS = np.array([1.0, 0.0, 1.0, 1.0])
 GRADIENT_SOUGHT = 1e-7
 GRADIENT_ACCEPTED = 1e-5
 STARTS = 5
+NEWTON_DIFFERENCE = 1e-5
 NAMES = ("r", "alpha", "a", "b")
 
 
@@ -200,8 +201,10 @@ def bounded_maximum(
 
     L-BFGS-B stops on the gradient per customer alone. With a tolerance on the value as well it declares victory on the
     ridge: 8 of 200 samples with 30 repeat buyers stopped at a gradient above 1e-4 with 1e-13, and none without.
-    Where it stops all the same before the gradient has vanished (2 of 368 small shops in their first months), it starts again from
-    there. Raises ValueError if the gradient, projected on the bounds, does not vanish.
+    Where it stops all the same before the gradient has vanished (2 of 368 small shops in their first months; 3 of 40 whose customers
+    spend alike within 3 %), it starts again after a Newton step: where a likelihood is steep its value is rounded so coarsely that no
+    search along a line finds a better one, and the gradient still tells the way. Raises ValueError if the gradient, projected on the
+    bounds, does not vanish.
     """
     from scipy.optimize import minimize
 
@@ -220,15 +223,37 @@ def bounded_maximum(
             bounds=np.column_stack((low, high)),
             options={"maxiter": 1000, "ftol": 0.0, "gtol": GRADIENT_SOUGHT},
         )
-        at = result.x
-        slope = np.max(np.abs(np.clip(at - result.jac, low, high) - at))
+        at, slope = result.x, _slope(result.x, result.jac, low, high)
+        if slope > GRADIENT_ACCEPTED:
+            at, slope = _newton_step(lambda point: loss(point)[1], at, slope, low, high)
         if slope <= GRADIENT_ACCEPTED:
             break
     else:
         raise ValueError(
             f"the fit did not converge on {customers:.0f} customers: {result.message} (gradient {slope:.1e} per customer)"
         )
-    return np.exp(result.x), float(-result.fun * customers)
+    return np.exp(at), float(-loss(at)[0] * customers)
+
+
+def _slope(at: Floats, gradient: Floats, low: Floats, high: Floats) -> float:
+    """The largest component of a gradient, where the bounds leave room to follow it."""
+    return float(np.max(np.abs(np.clip(at - gradient, low, high) - at)))
+
+
+def _newton_step(
+    gradient_at: Callable[[Floats], Floats], at: Floats, slope: float, low: Floats, high: Floats
+) -> tuple[Floats, float]:
+    """Where a Newton step in the parameters that are not at a bound leads to, and the slope there; if it is no smaller, stay."""
+    free = np.flatnonzero((at > low) & (at < high))
+    steps = NEWTON_DIFFERENCE * np.eye(len(at))[free]
+    curvature = np.array([gradient_at(at + step)[free] - gradient_at(at - step)[free] for step in steps]) / (
+        2 * NEWTON_DIFFERENCE
+    )
+    moved = at.copy()
+    moved[free] -= np.linalg.lstsq(curvature, gradient_at(at)[free], rcond=None)[0]
+    moved = np.clip(moved, low, high)
+    reached = _slope(moved, gradient_at(moved), low, high)
+    return (moved, reached) if reached < slope else (at, slope)
 
 
 def maximise(log_likelihood: LogLikelihood, *, with_prior: bool = False) -> Parameters:
