@@ -89,12 +89,13 @@ def fit(habits: Floats, count: int, before: Clusters | None) -> Clusters | None:
 
     if len(habits) < count * FEWEST_CUSTOMERS_PER_CLUSTER or len(np.unique(habits, axis=0)) < count:
         return before
-    centre, spread = habits.mean(axis=0), habits.std(axis=0)
+    # Of figures that are all alike the last digits differ, and are no spread.
+    centre, spread = np.round(habits.mean(axis=0), 9), np.round(habits.std(axis=0), 9)
     scale: Floats = np.where(spread > 0, spread, 1.0)
     # With several threads the sums, and with them the last digits of the centroids, differ from run to run.
     with threadpool_limits(limits=1):
         model = KMeans(count, n_init=10, random_state=0).fit((habits - centre) / scale)
-    fresh = Clusters(np.round(centre, 9), np.round(scale, 9), np.round(model.cluster_centers_, 9))
+    fresh = Clusters(centre, scale, np.round(model.cluster_centers_, 9))
     order = _labels_of(before, fresh) if before else np.lexsort((*fresh.centroids.T[:2], -fresh.centroids[:, 2]))
     return Clusters(fresh.centre, fresh.scale, fresh.centroids[order])
 

@@ -57,6 +57,19 @@ def test_the_nearest_centroid_is_that_of_plain_loops() -> None:
         assert found == int(np.argmin(distances))
 
 
+def test_figures_that_are_alike_for_everybody_tell_nobody_apart() -> None:
+    """Four orders each: the logarithms differ from their mean in the last digit."""
+    rng = np.random.default_rng(5)
+    recency = np.repeat([5.0, 90.0], 100) * np.exp(rng.normal(0, 0.1, 200))
+    habits = features(recency, np.full(200, 4.0), np.full(200, 30.0))
+    assert 0 < habits[:, 1].std() < 1e-12
+    found = fit(habits, 2, None)
+    assert found is not None and (found.scale > 1e-3).all()
+    assert (found.nearest(habits) == found.nearest(habits)[[0, 150]].repeat(100)).all()
+    again = fit(habits, 2, found)
+    assert again is not None and again.centroids == pytest.approx(found.centroids)
+
+
 def test_too_few_customers_leave_what_was_there() -> None:
     before = fit(planted(1)[0], 3, None)
     assert fit(planted(2)[0][:59], 3, before) is before and fit(planted(2)[0][:59], 3, None) is None
