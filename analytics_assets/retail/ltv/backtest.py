@@ -38,7 +38,7 @@ PROBABILISTIC, BOOSTED, MEAN = "probabilistic", "boosted trees", "mean of both"
 CANDIDATES = (PROBABILISTIC, BOOSTED, MEAN)
 TIE = 0.005
 
-# Two whole weeks; less is the chance of a few days.
+# Two whole weeks; less is the chance of a few days, and tested only where no more are to be forecast.
 FEWEST_DAYS = 14
 # Cut-offs lie a third of the tested days apart, so that the fourth is the first whose window had ended by the newest one.
 RECENT_CUT_OFFS = 6
@@ -224,7 +224,7 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
     history = (anchor - first_day).days + 1
     tested_days = min(horizon_days, history // 3)
     snapshots = []
-    if tested_days >= FEWEST_DAYS:
+    if tested_days >= min(FEWEST_DAYS, horizon_days):
         for cut_off in cut_offs(first_day, anchor, tested_days):
             try:
                 snapshots.append(_snapshot(purchases, cut_off, tested_days, coverage, season, model.purchases.law))

@@ -189,6 +189,12 @@ def test_a_horizon_beyond_the_history_is_tested_on_a_third_of_it_and_said_so(pur
     assert found.reason.endswith("not enough history to backtest 365 days; tested on 40 days")
 
 
+def test_a_horizon_of_a_week_is_tested_on_a_week(purchases):
+    found = refit(purchases, FIRST + timedelta(days=179), 7, 0.8)
+    assert found.tested_days == 7
+    assert len(found.tests) >= 6
+
+
 def test_a_history_of_weeks_is_fitted_but_not_tested_nor_accepted(purchases):
     found = refit(purchases, FIRST + timedelta(days=40), 365, 0.8)
     assert (found.tests, found.accepted, found.candidate) == ((), False, PROBABILISTIC)
