@@ -239,7 +239,7 @@ EMAIL = Outlet(
         "value_band": "`high` (first tenth by lifetime value), `medium` (next three tenths) or `low`.",
         "rec_count": "How many products follow; loop over these and no further.",
         "rec_1_id": "The first product; `rec_2_id` ... alike.",
-        "rec_1_name": "Its name; `rec_2_name` ... alike.",
+        "rec_1_name": "Its name, or its id where no order line names it; `rec_2_name` ... alike.",
     },
 )
 ONSITE = Outlet(

@@ -3,10 +3,12 @@
 The columns are those that two senders import as they are:
 
 * Klaviyo (Help Center, "How to create and add subscribers to a new list" and "Troubleshooting list imports"): CSV of at most
-  50 MB, the address in the first column, every other column a custom property, no address twice.
+  50 MB, the address in the first column, every other column a custom property, no address twice. What a column is gets
+  chosen while importing; ids of digits alone are proposed as numbers and must be mapped as text.
 * Braze (Docs, "CSV import"): headers `email` and `external_id` exactly so, every other column a custom attribute, at most
-  500 MB. A blank cell leaves the old value in the profile: a template loops over `rec_count`, never over all columns.
-  Imported text is not escaped, so product names carry no angle brackets.
+  500 MB. What stands in quotation marks is text; without them the id 0130 arrives as 88, read as an octal number. A blank cell
+  leaves the old value in the profile: a template loops over `rec_count`, never over all columns, and a product that no order
+  line names goes by its id. Imported text is not escaped, so product names carry no angle brackets.
 """
 
 from __future__ import annotations
@@ -374,8 +376,8 @@ def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Ac
 
 
 def csv_parts(rows: pl.DataFrame, limit: int = KLAVIYO_BYTES) -> Sequence[tuple[pl.DataFrame, bytes]]:
-    """The rows as UTF-8 CSV with a header, in as many parts as it takes to stay within `limit` bytes each."""
-    text = rows.write_csv(line_terminator="\n").encode()
+    """The rows as UTF-8 CSV with a header, text in quotation marks, in as many parts as it takes to stay within `limit` bytes each."""
+    text = rows.write_csv(line_terminator="\n", quote_style="non_numeric").encode()
     if len(text) <= limit or rows.height < 2:
         return [(rows, text)]
     middle = rows.height // 2

@@ -142,7 +142,13 @@ def test_products_fill_their_columns_and_names_carry_no_markup() -> None:
         (2, "p9", "p9", "p2", "Größe, M"),
     ]
     (text,) = [text for _, text in csv_parts(recipients)]
-    assert text.decode().splitlines()[1] == 'a@x.test,a@x.test,Loyal,high,1,p3,"‹script›""x"" y",,'
+    assert text.decode().splitlines()[1] == '"a@x.test","a@x.test","Loyal","high",1,"p3","‹script›""x"" y",,'
+
+
+def test_an_id_of_digits_stands_in_the_csv_as_text() -> None:
+    known = contacts([("a@x.test", 1)], yes("a@x.test"), [("a@x.test", "a@x.test")], [("a@x.test", 1, "0130")])
+    (text,) = [text for _, text in csv_parts(make_campaign(known, NOBODY, PLAIN, NAMES).recipients)]
+    assert text.decode().splitlines()[1] == '"a@x.test","a@x.test","Loyal","high",1,"0130","0130",,'
 
 
 def test_who_has_no_product_gets_no_mail() -> None:
@@ -424,6 +430,6 @@ def test_an_unreadable_suppression_file_is_an_error(tmp_path: Path) -> None:
 def test_a_long_csv_goes_on_in_further_parts_with_their_own_header() -> None:
     rows = pl.DataFrame({"email": [f"a{n}@x.test" for n in range(1000)]})
     parts = csv_parts(rows, limit=3000)
-    assert len(parts) > 4 and all(len(text) <= 3000 and text.startswith(b"email\n") for _, text in parts)
-    assert [line for _, text in parts for line in text.decode().splitlines()[1:]] == rows["email"].to_list()
+    assert len(parts) > 4 and all(len(text) <= 3000 and text.startswith(b'"email"\n') for _, text in parts)
+    assert [line for _, text in parts for line in text.decode().replace('"', "").splitlines()[1:]] == rows["email"].to_list()
     assert pl.concat([part for part, _ in parts]).equals(rows)
