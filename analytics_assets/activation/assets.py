@@ -98,6 +98,7 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
     contacts = Contacts(
         standing=rows("standing", currency=work.settings.business.currency),
         traits=rows("contact_traits"),
+        shared=rows("shared_traits"),
         identities=rows("known_identities.duckdb", suppressed=sorted(suppressed.names)),
         picks=rows("picks", products=products, buy_again_first=products // BUY_AGAIN_SHARE),
         product_names=rows("product_names"),

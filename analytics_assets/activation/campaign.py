@@ -47,12 +47,14 @@ class Contacts:
     """What is known of people on the evening of a day.
 
     `standing`: customer_id, segment, value_band, place, customers (`standing.sql`). `traits`: customer_id, trait, value,
-    said_second (`contact_traits.sql`). `identities`: customer_id, identity (`known_identities.duckdb.sql`). `picks`: customer_id,
+    said_second (`contact_traits.sql`). `shared`: the same of blocked identities, who are no customers: identity, trait, value,
+    said_second (`shared_traits.sql`). `identities`: customer_id, identity (`known_identities.duckdb.sql`). `picks`: customer_id,
     place, product_id (`picks.sql`). `product_names`: product_id, product_name. `suppressed`: lower-case addresses and customer ids.
     """
 
     standing: pl.DataFrame
     traits: pl.DataFrame
+    shared: pl.DataFrame
     identities: pl.DataFrame
     picks: pl.DataFrame
     product_names: pl.DataFrame
@@ -148,10 +150,14 @@ def make_campaign(contacts: Contacts, last: LastSend, activation: Activation, cu
     Consent, suppression and holdout belong to an address, not to one of the customers who share it: whoever of them refused,
     is suppressed or held out decides for all. The row is that of the most valuable one (place in the currency; ties: the
     smallest id). Who has said nothing has not consented; who refused gets nothing even where no consent is required. A customer
-    is suppressed by every identity that they go or went by and by every address that they ever told.
+    is suppressed by every identity that they go or went by and by every address that they ever told, and with them are all of
+    these addresses, whoever tells one of them later: a new account at an old address is more often the same person than another.
+    What was said under an address that is blocked, since many share it, is no consent; a refusal holds for the address.
     """
-    suppressed = _suppressed(contacts, customers)
-    people = _people(contacts, suppressed, activation, customers)
+    names = _names(contacts, customers)
+    suppressed = names.filter(pl.col("name").is_in(list(contacts.suppressed)))
+    closed = names.join(suppressed, on="customer_id", how="semi")["name"].unique()
+    people = _people(contacts, closed, activation, customers)
     chosen = people.drop_nulls("email").unique("email", keep="first", maintain_order=True)
     rows = _with_products(chosen, contacts, activation.products_per_email)
     reason = (
@@ -182,16 +188,18 @@ def make_campaign(contacts: Contacts, last: LastSend, activation: Activation, cu
     )
 
 
-def _people(contacts: Contacts, suppressed: pl.DataFrame, activation: Activation, customers: Customers) -> pl.DataFrame:
-    """One row per customer, most valuable first, with their address and what holds for all who share it."""
+def _people(contacts: Contacts, closed: pl.Series, activation: Activation, customers: Customers) -> pl.DataFrame:
+    """One row per customer, most valuable first, with their address and what holds for all who share it.
+
+    `closed`: names of those who are suppressed, addresses among them.
+    """
     # Of two answers within one second the refusal counts; of two addresses the first in the alphabet.
-    consent = (
-        _latest(contacts.traits, customers.consent)
-        .group_by("customer_id")
-        .agg(agrees=pl.col("value").is_in(list(activation.consent_means)).all())
-    )
+    agree = pl.col("value").is_in(list(activation.consent_means)).all()
+    consent = _latest(contacts.traits, customers.consent, "customer_id").group_by("customer_id").agg(agrees=agree)
+    shared = _latest(contacts.shared, customers.consent, "identity").group_by(address=_folded("identity")).agg(agrees=agree)
+    refused = shared.filter(~pl.col("agrees"))["address"]
     told = (
-        _latest(contacts.traits.filter(_folded("value").str.contains(ADDRESS)), customers.email)
+        _latest(contacts.traits.filter(_folded("value").str.contains(ADDRESS)), customers.email, "customer_id")
         .group_by("customer_id")
         .agg(told=pl.col("value").min())
     )
@@ -219,10 +227,11 @@ def _people(contacts: Contacts, suppressed: pl.DataFrame, activation: Activation
         .sort(pl.col("place") / pl.col("customers"), "customer_id")
         .with_columns(email=pl.coalesce("told", "named"))
         .with_columns(
-            suppressed=pl.col("customer_id").is_in(suppressed["customer_id"].implode()).any().over("email"),
+            suppressed=pl.col("email").is_in(closed.implode()),
             held_out=pl.col("held_out").any().over("email"),
             consents=((agrees if activation.consent_required else pl.lit(True)) & ~refuses).over("email"),
         )
+        .with_columns(consents=pl.col("consents") & ~pl.col("email").is_in(refused.implode()))
         .filter(pl.col("place").is_not_null())
     )
 
@@ -232,25 +241,26 @@ def _everybody(contacts: Contacts) -> pl.DataFrame:
     return pl.concat([frame.select("customer_id") for frame in frames]).unique(maintain_order=True)
 
 
-def _suppressed(contacts: Contacts, customers: Customers) -> pl.DataFrame:
-    """Whom the suppression file names (customer_id, name), by any of their identities and of the addresses that they ever told."""
+def _names(contacts: Contacts, customers: Customers) -> pl.DataFrame:
+    """Every name of everybody (customer_id, name): ids, identities, and the addresses that they ever told."""
     told = contacts.traits.filter(pl.col("trait").is_in(list(customers.email)))
-    names = [
-        _everybody(contacts).select("customer_id", name=_folded("customer_id")),
-        contacts.identities.select("customer_id", name=_folded("identity")),
-        told.select("customer_id", name=_folded("value")),
-    ]
-    return pl.concat(names).filter(pl.col("name").is_in(list(contacts.suppressed)))
+    return pl.concat(
+        [
+            _everybody(contacts).select("customer_id", name=_folded("customer_id")),
+            contacts.identities.select("customer_id", name=_folded("identity")),
+            told.select("customer_id", name=_folded("value")),
+        ]
+    )
 
 
 def _folded(column: str) -> pl.Expr:
     return pl.col(column).str.strip_chars().str.to_lowercase()
 
 
-def _latest(traits: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """The newest value of any of these traits of each customer, in lower case; several where a second saw several."""
+def _latest(traits: pl.DataFrame, names: Sequence[str], who: str) -> pl.DataFrame:
+    """The newest value of any of these traits of each who, in lower case; several where a second saw several."""
     of_names = traits.filter(pl.col("trait").is_in(list(names))).with_columns(_folded("value"))
-    return of_names.filter(pl.col("said_second") == pl.col("said_second").max().over("customer_id"))
+    return of_names.filter(pl.col("said_second") == pl.col("said_second").max().over(who))
 
 
 def _usable(identities: pl.DataFrame) -> pl.DataFrame:
@@ -325,50 +335,52 @@ def _removed(contacts: Contacts, customers: Customers, rows: pl.DataFrame, last:
 
 def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Activation, customers: Customers) -> list[str]:
     """What a finished list must never be, looked up row by row and not by the way in which it was made; no text names anybody."""
-    by_address: dict[str, set[str]] = {}
-    answers: dict[str, tuple[int, bool]] = {}
+    by_name: dict[str, list[str]] = {}
     named: dict[str, tuple[bool, str]] = {}
     for who, identity in contacts.identities.select("customer_id", "identity").iter_rows():
         name = identity.strip().lower()
-        by_address.setdefault(name, set()).add(who)
+        by_name.setdefault(name, []).append(who)
         if re.match(ADDRESS, name):
             named[who] = min(named.get(who, (True, name)), (name != who.strip().lower(), name))
-    for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
-        if trait in customers.email:
-            by_address.setdefault(value.strip().lower(), set()).add(who)
-        if trait in customers.consent:
-            agrees = value.strip().lower() in activation.consent_means
-            before = answers.get(who, (-1, True))
-            if second > before[0] or (second == before[0] and not agrees):
-                answers[who] = (second, agrees)
     told: dict[str, tuple[int, str]] = {}
     for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
-        address = value.strip().lower()
-        if trait in customers.email and re.match(ADDRESS, address):
-            newest, smallest = told.get(who, (-1, address))
-            told[who] = (
-                (second, address) if second > newest else (newest, min(smallest, address) if second == newest else smallest)
-            )
+        if trait in customers.email:
+            address = value.strip().lower()
+            by_name.setdefault(address, []).append(who)
+            if re.match(ADDRESS, address):
+                newest, smallest = told.get(who, (-1, address))
+                told[who] = (
+                    (second, address) if second > newest else (newest, min(smallest, address) if second == newest else smallest)
+                )
+
+    def agreeing(said: pl.DataFrame) -> dict[str, tuple[int, bool]]:
+        answers: dict[str, tuple[int, bool]] = {}
+        for who, trait, value, second in said.iter_rows():
+            if trait in customers.consent:
+                agrees = value.strip().lower() in activation.consent_means
+                before = answers.get(who, (-1, True))
+                if second > before[0] or (second == before[0] and not agrees):
+                    answers[who] = (second, agrees)
+        return answers
+
+    answers = agreeing(contacts.traits.select("customer_id", "trait", "value", "said_second"))
+    shared = agreeing(contacts.shared.select("identity", "trait", "value", "said_second"))
     rows = recipients.select("email", "external_id").rows()
     addresses = recipients["email"].to_list()
     refusing = {who for who, (_, agrees) in answers.items() if not agrees}
-    suppressed = {who for name in contacts.suppressed for who in by_address.get(name, ())}
+    refused = {told[who][1] if who in told else named[who][1] for who in refusing if who in told or who in named}
+    refused |= {identity.strip().lower() for identity, (_, agrees) in shared.items() if not agrees}
+    suppressed = {who for name in contacts.suppressed for who in by_name.get(name, ())}
     suppressed |= {who for who in {*told, *named, *recipients["external_id"]} if who.strip().lower() in contacts.suppressed}
-    suppressed |= {who for address, who in rows if address in contacts.suppressed}
-
-    def reached_in_spite(people: set[str]) -> int:
-        """Rows of these people, or of the address at which one of them is written to."""
-        theirs = {told[who][1] if who in told else named[who][1] for who in people if who in told or who in named}
-        return sum(address in theirs or who in people for address, who in rows)
-
-    silent = [address for address, who in rows if not any(other in answers for other in by_address.get(address, set()) | {who})]
+    closed = {name for name, people in by_name.items() if not suppressed.isdisjoint(people)} | contacts.suppressed
+    silent = [address for address, who in rows if not any(other in answers for other in (*by_name.get(address, ()), who))]
     held = [who for who in recipients["external_id"] if is_held_out(who, activation.holdout_share)]
     found = {
         "addresses stand there twice": len(addresses) - len({address.lower() for address in addresses}),
         "customers stand there twice": recipients.height - recipients["external_id"].n_unique(),
         "are no addresses": sum(address.count("@") != 1 or " " in address for address in addresses),
-        "are suppressed": reached_in_spite(suppressed),
-        "refused": reached_in_spite(refusing),
+        "are suppressed": sum(address in closed or who in suppressed for address, who in rows),
+        "refused": sum(address in refused or who in refusing for address, who in rows),
         "never consented": len(silent) if activation.consent_required else 0,
         "belong to the holdout": len(held),
     }

@@ -38,8 +38,9 @@ def contacts(
     identities: list[tuple[str, str]] = (),
     picks: list[tuple[str, int, str]] | None = None,
     suppressed: frozenset[str] = frozenset(),
+    shared: list[tuple[str, str, str, int]] = (),
 ) -> Contacts:
-    """People as (customer, place), traits as (customer, trait, value, second); everybody has one product."""
+    """People as (customer, place), traits as (customer, trait, value, second), of shared identities too; everybody has one product."""
     standing = pl.DataFrame(
         [(who, "Loyal", "high", place, len(people)) for who, place in people],
         schema=["customer_id", "segment", "value_band", "place", "customers"],
@@ -50,6 +51,11 @@ def contacts(
         pl.DataFrame(
             list(traits),
             schema={"customer_id": pl.String, "trait": pl.String, "value": pl.String, "said_second": pl.Int64},
+            orient="row",
+        ),
+        pl.DataFrame(
+            list(shared),
+            schema={"identity": pl.String, "trait": pl.String, "value": pl.String, "said_second": pl.Int64},
             orient="row",
         ),
         pl.DataFrame(list(identities), schema={"customer_id": pl.String, "identity": pl.String}, orient="row"),
@@ -243,7 +249,8 @@ def test_random_people_against_plain_loops(seed: int) -> None:
     suppressed = frozenset(map(str, rng.choice([*people, *pool], 6)))
     products = {who: int(rng.integers(0, 3)) for who in people}
     picks = [(who, n, f"p{n}") for who in people for n in range(1, products[who] + 1)]
-    known = contacts(list(place.items()), traits, identities, picks, suppressed)
+    shared = [(str(rng.choice(pool)), "newsletter", str(rng.choice(["yes", "No"])), int(rng.integers(6))) for _ in range(8)]
+    known = contacts(list(place.items()), traits, identities, picks, suppressed, shared)
     campaign = make_campaign(known, NOBODY, activation, NAMES)
 
     address: dict[str, str] = {}
@@ -271,13 +278,16 @@ def test_random_people_against_plain_loops(seed: int) -> None:
             answer[who] = all(value.lower() in ("yes", "true") for second, value in said if second == latest)
     expected, reasons = {}, dict.fromkeys(campaign.left_out, 0)
     reasons["no address"] = sum(who not in address for who in buyers)
+    newest = {one: max(second for other, _, _, second in shared if other == one) for one, *_ in shared}
+    refused = {one for one, _, value, second in shared if value == "No" and second == newest[one]}
+    closed = {name for who in people if names_of[who] & suppressed for name in names_of[who]}
     for one in {address[who] for who in buyers if who in address}:
         sharing = [who for who in address if address[who] == one]
         owners = sorted((who for who in sharing if who in place), key=lambda who: (place[who], who))
         reasons["address of another customer"] += len(owners) - 1
-        if any(names_of[who] & suppressed for who in sharing):
+        if one in closed:
             reasons["suppressed"] += 1
-        elif any(answer.get(who) is False for who in sharing) or (
+        elif (one in refused or any(answer.get(who) is False for who in sharing)) or (
             activation.consent_required and not any(who in answer for who in sharing)
         ):
             reasons["no consent"] += 1
@@ -336,6 +346,37 @@ def test_whoever_is_suppressed_stays_so_under_a_new_name_and_with_a_new_address(
     assert make_campaign(knowing, NOBODY, PLAIN, NAMES).suppressions_matched == 1
     assert broken_promises(careless, known, PLAIN, NAMES) == []
     assert broken_promises(careless, knowing, PLAIN, NAMES) == ["1 are suppressed"]
+
+
+@pytest.mark.parametrize("name", ["u5", "ann@new.test", "ann@old.test"])
+def test_every_address_that_a_suppressed_customer_ever_told_is_closed_whoever_tells_it_later(name: str) -> None:
+    told = [("u5", "email", "ann@old.test", 5), ("u5", "email", "ann@new.test", 9), ("u9", "email", " Ann@old.test", 20)]
+    known = contacts([("u5", 1), ("u9", 2)], [*told, *yes("u5", "u9", second=20)])
+    assert addresses(known) == ["ann@new.test", "ann@old.test"]
+    careless = make_campaign(known, NOBODY, PLAIN, NAMES).recipients
+    knowing = dataclasses.replace(known, suppressed=frozenset({name}))
+    assert addresses(knowing) == []
+    assert make_campaign(knowing, NOBODY, PLAIN, NAMES).left_out["suppressed"] == 2
+    assert broken_promises(careless, knowing, PLAIN, NAMES) == ["2 are suppressed"]
+
+
+def test_an_address_that_is_blocked_since_many_share_it_may_refuse_and_cannot_consent() -> None:
+    """Who told the blocked address is written to there, unless it refused; agreeing for others is not its to do."""
+    told = [("u5", "email", "Shared@x.test", 5), ("u6", "email", "other@x.test", 5)]
+    people = [("u5", 1), ("u6", 2)]
+    careless = make_campaign(contacts(people, [*told, *yes("u5", "u6")]), NOBODY, PLAIN, NAMES).recipients
+    assert careless["email"].to_list() == ["other@x.test", "shared@x.test"]
+    no, agreed = (" SHARED@x.test", "newsletter", "no", 7), ("shared@x.test", "email consent", "yes", 9)
+    refusing = contacts(people, [*told, *yes("u5", "u6")], shared=[no])
+    assert addresses(refusing) == ["other@x.test"]
+    assert broken_promises(careless, refusing, PLAIN, NAMES) == ["1 refused"]
+    assert addresses(contacts(people, [*told, *yes("u5", "u6")], shared=[no, (no[0], *agreed[1:])])) == [
+        "other@x.test",
+        "shared@x.test",
+    ]
+    silent = contacts(people, [*told, *yes("u6")], shared=[agreed])
+    assert addresses(silent) == ["other@x.test"]
+    assert broken_promises(careless, silent, PLAIN, NAMES) == ["1 never consented"]
 
 
 def test_who_shares_the_address_by_name_alone_decides_for_it_in_the_check_too() -> None:

@@ -177,6 +177,23 @@ def test_contact_traits_against_plain_loops(seed: int) -> None:
     assert {row[:3]: row[3] for row in found} == expected and len(found) == len(expected)
 
 
+def test_what_blocked_identities_said_by_the_day_is_kept_apart() -> None:
+    said = [
+        ("a@x.test", "no", DAY, 5),
+        ("a@x.test", "no", OTHER, 3),
+        ("a@x.test", "yes", DAY + timedelta(1), 9),
+        ("b", "no", DAY, 1),
+    ]
+    rows = [
+        {"event_date": day, "identity": one, "trait": "newsletter", "last_value": value, "last_second": second}
+        for one, value, day, second in said
+    ]
+    maps = identities([("a@x.test", "blocked", None), ("b", "named", "b")]) + identities([("b", "blocked", None)], OTHER)
+    tables = {"traits": rows, "identities": maps}
+    assert query("shared_traits.sql", tables) == [("a@x.test", "newsletter", "no", 5)]
+    assert query("contact_traits.sql", tables) == [("b", "newsletter", "no", 1)]
+
+
 def test_named_identities_of_the_day_are_known_and_anonymous_ones_that_are_suppressed() -> None:
     maps = identities(
         [("a@x.test", "named", "c1"), ("b@x.test", "anonymous", "c1"), ("c", "named", "c1"), ("test@x.test", "blocked", None)]
