@@ -45,12 +45,8 @@ from analytics_assets.retail.customers.assets import CUSTOMERS, customers_asset
 from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS, customer_ltv_asset
 from analytics_assets.retail.ltv.hindsight import LTV_HINDSIGHT, ltv_hindsight_asset
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS, order_assets
-from analytics_assets.retail.recommendations.assets import (
-    PRODUCT_RECOMMENDATIONS,
-    RECOMMENDATION_QUALITY,
-    RECOMMENDATIONS,
-    recommendations_asset,
-)
+from analytics_assets.retail.recommendations.assets import recommendations_asset
+from analytics_assets.retail.recommendations.tables import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS, SEGMENT_MOVEMENTS, customer_segments_asset
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS, accounts_asset
 from analytics_assets.saas.churn.assets import churn_assets

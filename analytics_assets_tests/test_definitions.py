@@ -116,6 +116,7 @@ CHECKS = {
     "recommendations": {
         *("as_declared", "inputs_ready", "is_fresh", "better_than_popular", "exclusions_are_known"),
         *("every_list_is_full", "lists_are_in_order", "nothing_suppressed_is_listed", "only_the_offer_is_listed"),
+        "reasons_name_what_was_kept",
     },
     "email_campaign": {"is_current", "may_go_out", "reaches_somebody", "suppressions_last"},
     "onsite_recommendations": {"is_current", "may_go_out"},

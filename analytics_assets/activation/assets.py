@@ -49,7 +49,7 @@ from analytics_assets.operations.freshness import newest_business_time
 from analytics_assets.partitions import all_earlier_days
 from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
-from analytics_assets.retail.recommendations.assets import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
+from analytics_assets.retail.recommendations.tables import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS
 from analytics_assets.warehouse.assets import FILL, RETRIES, code_version, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine

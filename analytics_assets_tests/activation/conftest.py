@@ -34,7 +34,7 @@ from analytics_assets.events.tables import IDENTITIES, TRAITS
 from analytics_assets.home import Home
 from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
-from analytics_assets.retail.recommendations.assets import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
+from analytics_assets.retail.recommendations.tables import PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY, RECOMMENDATIONS
 from analytics_assets.retail.segments.assets import CUSTOMER_SEGMENTS
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.assets import Audit, table_asset

@@ -25,13 +25,25 @@ from analytics_assets.retail.recommendations.evaluation import Pairs, Quality, q
 from analytics_assets.retail.recommendations.lines import Bools, Ints, Lines
 from analytics_assets.retail.recommendations.lists import OWN, POPULAR, SIMILAR, Histories, Kind, Lists, Scorer, make_lists
 from analytics_assets.retail.recommendations.names import without_markup
-from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, named, prepare_promises, promises
+from analytics_assets.retail.recommendations.promises import (
+    EXCLUSIONS_ARE_KNOWN,
+    GOES_WITH_UNNAMED,
+    looked_at,
+    named,
+    prepare_promises,
+    promises,
+)
 from analytics_assets.retail.recommendations.similarity import MOST_PRODUCTS_OF_EASE, Floats, Model, candidates, trend
+from analytics_assets.retail.recommendations.tables import (
+    PRODUCT_RECOMMENDATIONS,
+    RECOMMENDATION_QUALITY,
+    RECOMMENDATIONS,
+    TABLES,
+)
 from analytics_assets.settings import Recommendations
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.lake import Staged
-from analytics_assets.warehouse.tables import Column, Table
 from analytics_assets.warehouse.work import Platform, Rows, Work
 
 _HERE = Path(__file__).parent
@@ -51,82 +63,9 @@ MOST_MEMORY = "600MB"
 """For the engine: beside it the histories and models of a million customers take 0.6 GB."""
 KINDS: tuple[Kind, ...] = ("buy_again", "discover")
 YARDSTICK = "popular"
-GOES_WITH_UNNAMED = "goes with what was bought"
-"""The reason of what goes only with products that no reason may name."""
+GOES_WITH = pl.format("goes with {}", without_markup("name"))
+"""The reason that names a product of the catalogue."""
 BASIS = {OWN: "history", SIMILAR: "similarity", POPULAR: "popular"}
-
-_AS_OF = Column("as_of_date", "DATE", "Business day at whose end this was computed.")
-_RANK = Column("rank", "BIGINT", "Place in the list, from 1.")
-_SCORE = Column("score", "DOUBLE", "What the order is by, comparable within one list only; 0 for what only fills the list.")
-_BASIS = Column(
-    "basis",
-    "VARCHAR",
-    "`history` (bought before), `similarity` (goes with what was bought) or `popular` (more than either, or it fills the list).",
-)
-_REASON = Column("reason", "VARCHAR", "Why the product is there, in words that a customer may read.")
-
-RECOMMENDATIONS = Table(
-    name="recommendations",
-    rows_are="customer, list, rank and day",
-    columns=(
-        _AS_OF,
-        Column("customer_id", "VARCHAR", "The customer.", personal=True),
-        Column("list", "VARCHAR", "`buy_again` or `discover` (never bought before)."),
-        _RANK,
-        Column("product_id", "VARCHAR", "The product."),
-        _SCORE,
-        _BASIS,
-        _REASON,
-    ),
-    key=("as_of_date", "list", "customer_id", "rank"),
-    grain="day",
-    partition_column="as_of_date",
-)
-
-PRODUCT_RECOMMENDATIONS = Table(
-    name="product_recommendations",
-    rows_are="product, rank and day",
-    columns=(
-        _AS_OF,
-        Column("product_id", "VARCHAR", "The product whose page it is."),
-        _RANK,
-        Column("related_product_id", "VARCHAR", "The product to show there."),
-        _SCORE,
-        _BASIS,
-        _REASON,
-    ),
-    key=("as_of_date", "product_id", "rank"),
-    grain="day",
-    partition_column="as_of_date",
-)
-
-RECOMMENDATION_QUALITY = Table(
-    name="recommendation_quality",
-    rows_are="list, model, cut-off and day",
-    columns=(
-        _AS_OF,
-        Column("list", "VARCHAR", "`buy_again` or `discover`."),
-        Column("model", "VARCHAR", "What the lists were made with; `popular` is the yardstick."),
-        Column("cut_off", "DATE", "Day up to which purchases were known to the lists."),
-        Column("days", "BIGINT", "Days after the cut-off whose purchases had to be foreseen.", "days"),
-        Column("customers", "BIGINT", "Customers with a history who bought in those days.", "customers"),
-        Column("recall_at_20", "DOUBLE", "Share of what they bought that stood in the first 20 places.", "0 to 1"),
-        Column("ndcg_at_10", "DOUBLE", "The same for the first 10, earlier places counting more.", "0 to 1"),
-        Column("coverage", "DOUBLE", "Share of the offered products that stood in any of these lists.", "0 to 1"),
-        Column(
-            "lift_over_popular",
-            "DOUBLE",
-            "Recall as a multiple of that of `popular`; NULL where that is 0.",
-            "times",
-            nullable=True,
-        ),
-        Column("chosen", "BOOLEAN", "Whether the lists of the day are made with this model."),
-        Column("reason", "VARCHAR", "Why it was chosen, or not."),
-    ),
-    key=("as_of_date", "list", "model", "cut_off"),
-    grain="day",
-    partition_column="as_of_date",
-)
 
 
 @dataclass(frozen=True)
@@ -334,21 +273,25 @@ def recommendations(work: Work) -> Mapping[str, Rows]:
     work.read(IDENTITIES, as_of, in_memory)
     work.read(CUSTOMERS, as_of, in_memory)
     staged = {table.name: work.stage(table) for table in (RECOMMENDATIONS, PRODUCT_RECOMMENDATIONS)}
-    qualities = []
+    qualities, spoken, some = [], [], []
     for day in work.days:
-        chosen, verdicts = _of_day(work, day, staged)
+        people = work.sql(_HERE / "listed_customers.sql", as_of=day).pl().sort("customer")
+        catalogue = work.sql(_HERE / "catalogue.sql", until=day).pl().sort("product")
+        chosen, verdicts = _of_day(work, day, people, catalogue, staged)
         qualities.append(work.rows_of(RECOMMENDATION_QUALITY, verdicts.to_arrow()))
+        spoken.append(catalogue.select("product_id", "category", as_of_date=pl.lit(day), reason=GOES_WITH))
+        some.append(looked_at(day, people["customer_id"]))
     for kind in KINDS:
         work.metadata[kind] = chosen[kind][1]
     work.metadata["what the lists of earlier days would have hit"] = dg.MetadataValue.md(_honesty(verdicts))
-    prepare_promises(work)
+    prepare_promises(work, pl.concat(spoken), pl.concat(some))
     return {**staged, RECOMMENDATION_QUALITY.name: pa.concat_tables(qualities)}
 
 
-def _of_day(work: Work, day: date, staged: Mapping[str, Staged]) -> tuple[dict[Kind, tuple[str, str]], pl.DataFrame]:
+def _of_day(
+    work: Work, day: date, people: pl.DataFrame, catalogue: pl.DataFrame, staged: Mapping[str, Staged]
+) -> tuple[dict[Kind, tuple[str, str]], pl.DataFrame]:
     """Append the lists of a day to what is staged; the model of each list with the reason, and the rows of `recommendation_quality`."""
-    people = work.sql(_HERE / "listed_customers.sql", as_of=day).pl().sort("customer")
-    catalogue = work.sql(_HERE / "catalogue.sql", until=day).pl().sort("product")
     lines = read_lines(work, day, people, catalogue)
     with_ease = len(catalogue) <= MOST_PRODUCTS_OF_EASE
     settings = work.settings.recommendations
@@ -384,7 +327,7 @@ class Names:
     @classmethod
     def of(cls, catalogue: pl.DataFrame, day: date) -> Names:
         """The names of a catalogue."""
-        names = catalogue.select("product_id", reason=pl.format("goes with {}", without_markup("name")))
+        names = catalogue.select("product_id", reason=GOES_WITH)
         reasons = pl.concat([pl.Series(["popular these days", GOES_WITH_UNNAMED]), names["reason"].rename("")])
         return cls(day, names["product_id"].to_arrow().cast(pa.string()), reasons.to_arrow().cast(pa.string()))
 
@@ -471,9 +414,6 @@ def _honesty(verdicts: pl.DataFrame) -> str:
         for r in shown.iter_rows(named=True)
     ]
     return "\n".join([head, *lines])
-
-
-TABLES = (RECOMMENDATIONS, PRODUCT_RECOMMENDATIONS, RECOMMENDATION_QUALITY)
 
 
 def recommendations_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

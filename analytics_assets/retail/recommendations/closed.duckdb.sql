@@ -1,5 +1,5 @@
 -- One row per day and order line that closes a product to a customer: returned or bought, and then whether it is at rest as well,
--- which closes it to `buy_again` too.
+-- which closes it to `buy_again` too; what was returned no reason may name.
 -- Straight from orders and identities. Customers and products are hashes of their ids, a quarter of the memory: should forty
 -- million places of lists meet one of ten million closed ones by chance (2 in 10**5), the checks would be too strict, never too lax.
 WITH mine AS (
@@ -12,6 +12,7 @@ SELECT
     m.as_of_date,
     m.customer,
     HASH(t.product_id) AS product,
+    t.kind = 'refund' AS returned,
     t.kind = 'refund' OR t.order_date > m.as_of_date - CAST($rest_days AS INTEGER) AS at_rest
 FROM mine AS m
 JOIN order_items AS t ON t.event_id = m.event_id

@@ -8,10 +8,12 @@ lines AS (
     FROM order_items
     WHERE kind = 'order' AND quantity > 0 AND order_date <= $last_day
 ),
+-- Of what was sold up to the first day the newest sale tells: it is the last to fall out of the assortment.
 sales AS (
-    SELECT DISTINCT product_id, order_date
+    SELECT product_id, MAX(order_date) AS order_date
     FROM lines
     WHERE order_date > CAST($first_day AS DATE) - CAST($assortment_days AS INTEGER)
+    GROUP BY product_id, GREATEST(order_date, CAST($first_day AS DATE))
 ),
 suspects AS (
     SELECT DISTINCT product_id FROM lines WHERE LIST_CONTAINS(CAST($excluded_categories AS VARCHAR[]), category)

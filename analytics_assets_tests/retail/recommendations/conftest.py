@@ -18,8 +18,9 @@ from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.home import Home
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers
 from analytics_assets.retail.orders.assets import ORDER_ITEMS, ORDERS
-from analytics_assets.retail.recommendations.assets import TABLES, recommendations
+from analytics_assets.retail.recommendations.assets import recommendations
 from analytics_assets.retail.recommendations.promises import EXCLUSIONS_ARE_KNOWN, promises
+from analytics_assets.retail.recommendations.tables import TABLES
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine, show
 from analytics_assets.warehouse.lake import Window

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analytics_assets.retail.recommendations import assets
+from analytics_assets.retail.recommendations import assets, promises
 from analytics_assets.retail.recommendations.assets import choose
 
 DAY = date(2026, 3, 31)
@@ -274,6 +274,10 @@ FIRST = pl.int_range(pl.len()) == 0
         ("what is gone, on a page", spoiled(pl.when(FIRST).then(pl.lit("gone too")).otherwise("related_product_id").alias("related_product_id"), table="product_recommendations"), "only_the_offer_is_listed"),
         ("a short list", spoiled(keep=pl.col("rank") < 8), "every_list_is_full"),
         ("a customer forgotten", spoiled(keep=pl.col("customer_id") != "c07"), "every_list_is_full"),
+        ("a reason that names what was never bought", spoiled(pl.when(pl.col("basis") == "similarity").then(pl.lit("goes with GONE TOO")).otherwise("reason").alias("reason")), "reasons_name_what_was_kept"),
+        ("a reason that names what is excluded", spoiled(pl.when(pl.col("basis") == "similarity").then(pl.lit("goes with P03")).otherwise("reason").alias("reason")), "reasons_name_what_was_kept"),
+        ("another product's reason on a page", spoiled([pl.lit("similarity").alias("basis"), pl.lit("goes with P10").alias("reason")], table="product_recommendations"), "reasons_name_what_was_kept"),
+        ("a reason that names what is excluded, on its own page", spoiled([pl.lit("similarity").alias("basis"), pl.lit("goes with P03").alias("reason")], pl.col("product_id") == "p03", table="product_recommendations"), "reasons_name_what_was_kept"),
         ("a list forgotten", spoiled(keep=pl.col("list") != "discover"), "every_list_is_full"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -292,6 +296,29 @@ def test_the_checks_object_to_what_was_returned_and_what_is_at_rest(busy, kind: 
     put_in = pl.when(mine).then(pl.lit("p10")).otherwise("product_id").alias("product_id")
     _, objections = busy.night(DAY, change=spoiled(put_in))
     assert "nothing_suppressed_is_listed" in objections
+
+
+def test_the_checks_object_to_a_reason_that_names_what_the_customer_returned(busy):
+    busy.bought("c01", "2026-03-01", "p10")
+    busy.returned("c01", "2026-03-05", "p10")
+    mine = (pl.col("customer_id") == "c01") & (pl.col("list") == "discover") & (pl.col("rank") == 1)
+    say = pl.when(mine).then(pl.lit("similarity")).otherwise("basis").alias("basis")
+    change = spoiled([say, pl.when(mine).then(pl.lit("goes with P10")).otherwise("reason").alias("reason")])
+    _, objections = busy.night(DAY, change=change)
+    assert objections == {"reasons_name_what_was_kept"}
+    [found] = busy.objections["reasons_name_what_was_kept"]
+    assert found[:3] == (DAY, "discover", "c01") and found[4] == "goes with P10"
+
+
+def test_reasons_of_every_customer_are_looked_at_within_as_many_days_as_there_are_parts(busy, monkeypatch):
+    monkeypatch.setattr(promises, "CUSTOMERS_LOOKED_AT", 20)
+    lie = spoiled(pl.when(pl.col("basis") == "similarity").then(pl.lit("goes with NOTHING")).otherwise("reason").alias("reason"))
+    of_days = []
+    for day in (DAY - timedelta(days=2), DAY - timedelta(days=1), DAY):
+        rows, _ = busy.night(day, change=lie)
+        of_days.append({customer for _, _, customer, *_ in busy.objections["reasons_name_what_was_kept"]})
+    assert all(0 < len(one) <= 20 for one in of_days) and sum(map(len, of_days)) == len(set().union(*of_days))
+    assert set().union(*of_days) == set(rows["recommendations"].filter(pl.col("basis") == "similarity")["customer_id"])
 
 
 # ------------------------------------------------------------------------------------------------ quality, and the choice
