@@ -18,6 +18,7 @@ from analytics_assets.retail.customers.assets import CUSTOMERS
 from analytics_assets.retail.ltv.backtest import Refit, Serving, scored
 from analytics_assets.retail.ltv.forecast import NotEnoughHistory
 from analytics_assets.retail.ltv.refits import Refits
+from analytics_assets.retail.ltv.season import EVEN
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import Ltv
 from analytics_assets.warehouse.assets import Audit, table_asset
@@ -117,6 +118,11 @@ LTV_BACKTESTS = Table(
 
 Serve = Callable[[str], Serving]
 
+SEASON_UNKNOWN = (
+    "No season is in it: the days ahead were not seen a year ago, and nobody told what this business sells in a year "
+    "(`[ltv] season`). A first Christmas has brought two thirds more than such a forecast said. "
+)
+
 
 def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv, serve: Serve) -> tuple[pl.DataFrame, pa.Table, dict[str, str]]:
     """The rows of `customer_ltv` and of `ltv_backtests` of one day, and a sentence on the forecast of each currency.
@@ -167,7 +173,9 @@ def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv, serve: Serve) 
         sentences[str(currency)] = (
             f"{served.refit.candidate}, refitted as of {served.refit.anchor}, {outcome}: {served.refit.reason}. "
             f"Revenue is multiplied by {factors.revenue.value:.3f} for level and season (known to about {factors.revenue.doubt:.0%}), "
-            f"orders by {factors.orders.value:.3f}. {purchases}{at_bounds}; {served.refit.model.spend}. "
+            f"orders by {factors.orders.value:.3f}. "
+            + (SEASON_UNKNOWN if served.refit.season == EVEN and not served.refit.windows.seen_a_year_before(day) else "")
+            + f"{purchases}{at_bounds}; {served.refit.model.spend}. "
             + "".join(f"Passed over: refit of {r.anchor}: {r.reason}. " for r in served.examined if r is not served.refit)
         )
     values = pl.concat(parts, how="vertical_relaxed").with_columns(

@@ -89,6 +89,10 @@ class Windows:
     orders: tuple[Window, ...] = ()
     buyers: tuple[Window, ...] = ()
 
+    def seen_a_year_before(self, day: date) -> bool:
+        """Whether any of them began a year before the day, or earlier."""
+        return any(day - window.cut_off >= timedelta(days=365) for window in self.revenue)
+
     def factors(self, day: date, days: int) -> Factors:
         """The factors for a forecast of the `days` after the end of `day`, from the windows that had ended by it."""
         found = (

@@ -18,9 +18,10 @@ from analytics_assets.home import Home
 from analytics_assets.retail.customers.assets import CUSTOMERS, customers
 from analytics_assets.retail.ltv import hindsight, refits
 from analytics_assets.retail.ltv.assets import SERVED_BY_A_TESTED_MODEL, customer_ltv, plot_ranking
-from analytics_assets.retail.ltv.backtest import came_true, known_at, scored
+from analytics_assets.retail.ltv.backtest import Windows, came_true, known_at, scored
 from analytics_assets.retail.ltv.hindsight import INTERVALS_HELD, TOTALS_CAME_TRUE, ltv_hindsight, plot_said_and_came_true
 from analytics_assets.retail.ltv.refits import Refits, read_purchases
+from analytics_assets.retail.ltv.season import Window as SeenWindow
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.retailer import Retailer, simulate
@@ -192,6 +193,22 @@ def test_many_customers_are_sampled_whole_and_about_as_many_as_asked(shop, monke
         some = read_purchases(work, LAST)["GBP"]
     assert 240 < some["customer_id"].n_unique() < 360
     assert some.equals(everybody.filter(pl.col("customer_id").is_in(some["customer_id"].implode())))
+
+
+def test_a_forecast_that_knows_no_season_says_so_until_it_is_told_or_seen(shop):
+    """The shop is four months old."""
+    told = parse_settings(
+        f'[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = {FIRST}\n[ltv]\nhorizon_days = 60\nseason = {[1] * 11 + [2]}\n',
+        "x",
+    )
+    for settings, unknown in ((shop.platform.settings, True), (told, False)):
+        with engine() as connection:
+            work = shop.work(connection, LAST, LAST)
+            work.platform = Platform(settings, shop.platform.home)
+            customer_ltv(work)
+        assert ("No season is in it" in work.metadata["forecast in GBP"]) == unknown
+    year_old, younger = (Windows(revenue=(SeenWindow(LAST - timedelta(days=ago), 60, 0.0, 0.1),)) for ago in (365, 364))
+    assert (year_old.seen_a_year_before(LAST), younger.seen_a_year_before(LAST)) == (True, False)
 
 
 @pytest.mark.parametrize("days_ago", hindsight.DAYS_AGO)
