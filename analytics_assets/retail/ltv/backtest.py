@@ -27,7 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from analytics_assets.retail.ltv.bg_nbd import Floats
-from analytics_assets.retail.ltv.boosted_trees import Lesson, corrected, learn
+from analytics_assets.retail.ltv.boosted_trees import Lesson, corrections, learn
 from analytics_assets.retail.ltv.forecast import CustomerSummary, LtvForecast, LtvModel, NotEnoughHistory, fit, forecast
 from analytics_assets.retail.ltv.returns import probability_of_return, return_rates
 from analytics_assets.retail.ltv.season import EVEN, Factor, Season, Window, factor_for
@@ -322,7 +322,7 @@ def scored(
     returns = probability_of_return(found.return_rates, days_since_last(rows), horizon_days)
     busy = factors.orders.value
     raw = forecast(found.model, known, horizon_days, annual_discount_rate, coverage, weeks_until, busy, returns)
-    return _multiplied(raw, factors, _revenue(found.candidate, found.trees, known, raw.expected_revenue)), factors
+    return _multiplied(raw, factors, found.candidate, found.trees, known), factors
 
 
 def covered(found: LtvForecast, actual_revenue: Floats) -> float:
@@ -331,26 +331,23 @@ def covered(found: LtvForecast, actual_revenue: Floats) -> float:
     return float(np.mean((actual_revenue >= low) & (actual_revenue <= high)))
 
 
-def _multiplied(raw: LtvForecast, factors: Factors, revenue: Floats) -> LtvForecast:
-    """A forecast in which orders are multiplied already, with the expected revenue of a candidate, `revenue`, multiplied too.
+def _multiplied(raw: LtvForecast, factors: Factors, candidate: str, trees: Any, known: CustomerSummary) -> LtvForecast:
+    """A candidate's forecast, of one in which orders alone are multiplied already.
 
-    Each interval is stretched as the candidate stretches its customer's expectation, and by what buyers brought over what was expected.
+    Each interval is stretched as the trees stretch its customer's expectation, and by what buyers brought over what was expected.
     """
+    shares: Floats | float = 1.0
+    if candidate != PROBABILISTIC:
+        shares = corrections(trees, known, raw.expected_revenue)
+        shares = shares if candidate == BOOSTED else (1 + shares) / 2
     busy = factors.orders.value
-    stretched = revenue / raw.expected_revenue * (factors.buyers.value / busy)
+    stretched = shares * (factors.buyers.value / busy)
     return replace(
         raw,
-        expected_revenue=revenue * (factors.revenue.value / busy),
+        expected_revenue=raw.expected_revenue * shares * (factors.revenue.value / busy),
         expected_revenue_low=raw.expected_revenue_low * stretched,
         expected_revenue_high=raw.expected_revenue_high * stretched,
     )
-
-
-def _revenue(candidate: str, trees: Any, known: CustomerSummary, expected: Floats) -> Floats:
-    if candidate == PROBABILISTIC:
-        return expected
-    by_trees = corrected(trees, known, expected)
-    return by_trees if candidate == BOOSTED else (expected + by_trees) / 2
 
 
 def _snapshot(purchases: pl.DataFrame, cut_off: date, days: int, coverage: float, season: Season, law: str) -> _Snapshot:
@@ -410,7 +407,7 @@ def _tests(
     actual = at.actual_revenue
     tests = []
     for candidate in CANDIDATES if trees else (PROBABILISTIC,):
-        said = _multiplied(raw, factors, _revenue(candidate, trees, at.known, raw.expected_revenue))
+        said = _multiplied(raw, factors, candidate, trees, at.known)
         revenue = said.expected_revenue
         tests.append(
             Trial(

@@ -77,11 +77,11 @@ def learn(lessons: Sequence[Lesson]) -> Any:
         return trees.fit(np.concatenate(rows), np.concatenate(ratios), sample_weight=np.concatenate(exposures))
 
 
-def corrected(trees: Any, known: CustomerSummary, expected_revenue: Floats) -> Floats:
-    """Expected revenue as the trees redistribute it: one row per customer, the same total."""
+def corrections(trees: Any, known: CustomerSummary, expected_revenue: Floats) -> Floats:
+    """What the trees multiply each customer's expected revenue by, so that its total stays: one row per customer."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="openmp"):
-        shaped = expected_revenue * trees.predict(features(known))
-    total = float(np.sum(shaped))
-    return shaped * (float(np.sum(expected_revenue)) / total) if total > 0 else expected_revenue
+        shapes: Floats = trees.predict(features(known))
+    total = float(np.sum(expected_revenue * shapes))
+    return shapes * (float(np.sum(expected_revenue)) / total) if total > 0 else np.ones(len(shapes))

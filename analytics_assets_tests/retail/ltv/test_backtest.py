@@ -223,6 +223,17 @@ def test_the_forecast_of_a_day_is_scaled_as_a_whole(purchases, tested):
     assert found.expected_revenue_high == pytest.approx(busy.expected_revenue_high * ratio)
 
 
+def test_who_bought_every_day_and_is_silent_for_years_is_expected_to_bring_nothing(purchases, tested):
+    """That they are still there is less likely than the smallest number says; 0 over 0 had no interval."""
+    gone = known_at(purchases, tested.anchor).head(1).with_columns(purchase_days=900, recency_days=900, age_days=3000)
+    assert tested.candidate != PROBABILISTIC
+    said, _ = backtest.scored(tested, gone, tested.anchor + timedelta(days=5), 45, 0.0, 0.8)
+    assert [column.tolist() for column in (said.expected_revenue, said.expected_revenue_low, said.expected_revenue_high)] == [
+        [0]
+    ] * 3
+    assert said.interval_probability.tolist() == [1]
+
+
 def a_test(cut_off=FIRST, candidate=PROBABILISTIC, expected=100.0, actual=100.0, mae=1.0, equal=2.0):
     return Trial(cut_off, candidate, 10, 1.0, expected, actual, mae, equal, 0.8, 0.8)
 
@@ -325,7 +336,7 @@ def test_trees_find_who_was_misjudged_and_keep_the_total():
     truth = expected * np.where(x >= 6, 2.0, 0.5)
     actual = 3 * truth * rng.gamma(1.0, 1.0, 6000)
     trees = boosted_trees.learn([boosted_trees.Lesson(known, expected, actual)])
-    found = boosted_trees.corrected(trees, known, expected)
+    found = expected * boosted_trees.corrections(trees, known, expected)
     assert found.sum() == pytest.approx(expected.sum())
     ratio = found / (truth * expected.sum() / truth.sum())
     assert ratio[x >= 6].mean() == pytest.approx(1, abs=0.1)
