@@ -9,7 +9,6 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -17,6 +16,7 @@ from analytics_assets.events.tables import IDENTITIES, RECORDS
 from analytics_assets.settings import Identity
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
+from analytics_assets.warehouse.lake import Staged
 from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
@@ -161,7 +161,7 @@ def identities_as_of(work: Work, day: date) -> pl.DataFrame:
     return rows
 
 
-def identities(work: Work) -> Mapping[str, pa.Table]:
+def identities(work: Work) -> Mapping[str, Staged]:
     """Who is who, as it was known at the end of the day: every identity and the customer that it belongs to.
 
     Two identities are one customer when a chain of aliases joins them. Aliases count from the moment that they were
@@ -171,16 +171,15 @@ def identities(work: Work) -> Mapping[str, pa.Table]:
 
     A customer is called by its earliest named identity, an anonymous visitor by the smallest of its identities.
     """
-    found: list[pl.DataFrame] = []
-    shared: list[str] = []
-    for day, (rows, shared_words) in zip(work.days, maps_as_of(work, work.days), strict=True):
-        found.append(rows.with_columns(as_of_date=pl.lit(day)))
-        shared = shared_words
-    last = found[-1]
+    work.bound_memory()
+    staged = work.stage(IDENTITIES)
+    for day, known in zip(work.days, maps_as_of(work, work.days), strict=True):
+        rows, shared = known
+        staged.append(work.rows_of(IDENTITIES, rows.with_columns(as_of_date=pl.lit(day)).to_arrow()))
     work.metadata |= {
-        "named": int((last["kind"] == "named").sum()),
-        "anonymous": int((last["kind"] == "anonymous").sum()),
-        "blocked": int((last["kind"] == "blocked").sum()),
+        "named": int((rows["kind"] == "named").sum()),
+        "anonymous": int((rows["kind"] == "anonymous").sum()),
+        "blocked": int((rows["kind"] == "blocked").sum()),
         "identities blocked by the cap on aliases": len(shared),
     }
     if shared:
@@ -188,7 +187,7 @@ def identities(work: Work) -> Mapping[str, pa.Table]:
             f"{len(shared)} identities are aliased with more than {work.settings.identity.max_aliases} others and join nobody. "
             "If they are people, raise [identity] max_aliases; if they are words, add them to blocked."
         )
-    return {IDENTITIES.name: work.rows_of(IDENTITIES, pl.concat(found).to_arrow())}
+    return {IDENTITIES.name: staged}
 
 
 def identities_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

@@ -101,6 +101,19 @@ class Work:
             )
         attach(self.connection, self.pins[table.name], pruning, in_memory=in_memory)
 
+    def each_day(self, *as_of: Table) -> Iterator[date]:
+        """The business days of the window, with these as-of tables readable as they were that day, and at the end on all of them.
+
+        All days of a million customers would not fit into memory.
+        """
+        for day in self.days:
+            for table in as_of:
+                self.read(table, f"as_of_date = '{day}'", in_memory=True)
+            yield day
+        for table in as_of:
+            self.connection.execute(f'DROP TABLE "{table.name}"')
+            self.read(table, f"as_of_date >= '{self.window.first_day}' AND as_of_date <= '{self.window.last_day}'")
+
     def sql(self, file: Path, **parameters: Any) -> duckdb.DuckDBPyRelation:
         """Run a `.sql` file with bound parameters over what has been read."""
         return run(self.connection, file, parameters)

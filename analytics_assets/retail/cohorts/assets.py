@@ -66,16 +66,13 @@ def cohort_retention(work: Work) -> Mapping[str, pa.Table]:
     Read a row from left to right to see a cohort wear off, and a column from top to bottom to see whether newer ones do better.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
-    as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
-    work.read(IDENTITIES, as_of, in_memory=True)
-    work.read(CUSTOMERS, as_of, in_memory=True)
     traits = work.settings.customers.cohorts
     if traits:
         work.read(TRAITS, f"event_date <= '{work.window.last_day}'")
     first_values = {trait: work.sql(_HERE / "first_values.sql", trait=trait).to_arrow_table() for trait in traits}
 
     found = []
-    for day in work.days:
+    for day in work.each_day(IDENTITIES, CUSTOMERS):
         months = work.sql(_HERE / "customer_months.sql", as_of=day).to_arrow_table()
         work.connection.register("customer_months", months)
         for cohort_by in (FIRST_ORDER_MONTH, *traits):

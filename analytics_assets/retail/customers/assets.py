@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
-import pyarrow as pa
 
 from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
+from analytics_assets.warehouse.lake import Staged
 from analytics_assets.warehouse.tables import Column, Table
 from analytics_assets.warehouse.work import Platform, Work
 
@@ -41,7 +41,7 @@ CUSTOMERS = Table(
 )
 
 
-def customers(work: Work) -> Mapping[str, pa.Table]:
+def customers(work: Work) -> Mapping[str, Staged]:
     """Every customer with a named identity, and what they have bought up to the end of the day.
 
     Net revenue is orders less refunds. Revenue of visitors who never gave a name is not in the table; it stands in this
@@ -50,13 +50,12 @@ def customers(work: Work) -> Mapping[str, pa.Table]:
     Read it as the customer list of an evening: the partition of a day never looks past that day.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
-    work.read(IDENTITIES, f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'", in_memory=True)
-    days = []
-    for day in work.days:
+    staged = work.stage(CUSTOMERS)
+    for day in work.each_day(IDENTITIES):
         work.connection.register("named_customers", work.sql(_HERE / "named_customers.sql", as_of=day).to_arrow_table())
-        days.append(work.rows_of(CUSTOMERS, work.sql(_HERE / "customers.sql", as_of=day)))
-    rows = pa.concat_tables(days)
-    work.connection.register("last_day", days[-1])
+        rows = work.rows_of(CUSTOMERS, work.sql(_HERE / "customers.sql", as_of=day).order("customer_id, currency"))
+        staged.append(rows)
+    work.connection.register("last_day", rows)
     for currency, total, named in work.connection.sql(
         """SELECT o.currency, o.revenue, coalesce(c.revenue, 0)
         FROM (SELECT currency, sum(net_revenue) AS revenue FROM orders WHERE order_date <= $day GROUP BY 1) AS o
@@ -64,7 +63,7 @@ def customers(work: Work) -> Mapping[str, pa.Table]:
         params={"day": work.window.last_day},
     ).fetchall():
         work.metadata[f"revenue {currency}"] = f"{named:,.2f} named + {total - named:,.2f} anonymous = {total:,.2f}"
-    return {CUSTOMERS.name: rows}
+    return {CUSTOMERS.name: staged}
 
 
 def customers_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

@@ -24,7 +24,7 @@ from analytics_assets.settings import Ltv
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
-from analytics_assets.warehouse.work import Platform, Work
+from analytics_assets.warehouse.work import Platform, Rows, Work
 
 _HERE = Path(__file__).parent
 
@@ -178,10 +178,14 @@ def forecast_day(summary: pl.DataFrame, day: date, settings: Ltv, serve: Serve) 
             + f"{purchases}{at_bounds}; {served.refit.model.spend}. "
             + "".join(f"Passed over: refit of {r.anchor}: {r.reason}. " for r in served.examined if r is not served.refit)
         )
-    values = pl.concat(parts, how="vertical_relaxed").with_columns(
-        as_of_date=pl.lit(day),
-        horizon_days=pl.lit(settings.horizon_days, pl.Int64),
-        lifetime_value=pl.col("net_revenue") + pl.col("expected_revenue").fill_null(0),
+    values = (
+        pl.concat(parts, how="vertical_relaxed")
+        .with_columns(
+            as_of_date=pl.lit(day),
+            horizon_days=pl.lit(settings.horizon_days, pl.Int64),
+            lifetime_value=pl.col("net_revenue") + pl.col("expected_revenue").fill_null(0),
+        )
+        .sort("customer_id", "currency")
     )
     return values, pa.Table.from_pylist([row | {"as_of_date": day} for row in tests], LTV_BACKTESTS.arrow_schema()), sentences
 
@@ -238,7 +242,7 @@ def _without_forecast(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
     )
 
 
-def customer_ltv(work: Work) -> Mapping[str, pa.Table]:
+def customer_ltv(work: Work) -> Mapping[str, Rows]:
     """What each customer has brought, and what they are expected to bring within the horizon.
 
     How often a customer will buy comes from MBG/NBD (Batislam, Denizel and Filiztekin 2007), or from BG/NBD (Fader, Hardie and Lee 2005)
@@ -267,14 +271,11 @@ def customer_ltv(work: Work) -> Mapping[str, pa.Table]:
     Christmas is foreseen only where the owner tells of it (`[ltv] season`): nothing in its own past says that it comes.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
-    as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
-    work.read(IDENTITIES, as_of, in_memory=True)
-    work.read(CUSTOMERS, as_of, in_memory=True)
     refits = Refits(work)
     settings = work.settings.ltv
-    values, tests = [], []
+    values, tests = work.stage(CUSTOMER_LTV), []
     sentences: dict[str, str] = {}
-    for day in work.days:
+    for day in work.each_day(IDENTITIES, CUSTOMERS):
 
         def serve(currency: str, day: date = day) -> Serving:
             return refits.serving(day, currency, settings.horizon_days)
@@ -283,7 +284,7 @@ def customer_ltv(work: Work) -> Mapping[str, pa.Table]:
         values.append(work.rows_of(CUSTOMER_LTV, rows.to_arrow()))
         tests.append(work.rows_of(LTV_BACKTESTS, tested))
     work.metadata |= {f"forecast in {currency}": sentence for currency, sentence in sentences.items()}
-    return {CUSTOMER_LTV.name: pa.concat_tables(values), LTV_BACKTESTS.name: pa.concat_tables(tests)}
+    return {CUSTOMER_LTV.name: values, LTV_BACKTESTS.name: pa.concat_tables(tests)}
 
 
 def plot_ranking(work: Work, rows: pa.Table) -> bytes:

@@ -20,7 +20,7 @@ from analytics_assets.settings import SegmentRule
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
-from analytics_assets.warehouse.work import Platform, Work
+from analytics_assets.warehouse.work import Platform, Rows, Work
 
 _HERE = Path(__file__).parent
 
@@ -143,10 +143,10 @@ def with_clusters(rows: pl.DataFrame, clusters: Mapping[str, Clusters]) -> pl.Da
             parts.append(bought.with_columns(cluster=names.gather(found.nearest(habits))))
             part = part.filter(pl.col("frequency") == 0)
         parts.append(part.with_columns(cluster=pl.lit(None, pl.String)))
-    return pl.concat(parts)
+    return pl.concat(parts).sort("customer_id", "currency")
 
 
-def customer_segments(work: Work) -> Mapping[str, pa.Table]:
+def customer_segments(work: Work) -> Mapping[str, Rows]:
     """How recently, how often and for how much each customer has bought, compared with everybody else, and what that makes them.
 
     Recency is the days since the last order, frequency the orders so far, monetary their amount less refunds. Each becomes
@@ -164,29 +164,27 @@ def customer_segments(work: Work) -> Mapping[str, pa.Table]:
     Read it as who to write to about what: the rules are meant to be changed, and the scores say why somebody is where.
     """
     work.read(ORDERS, f"order_date <= '{work.window.last_day}'", in_memory=True)
-    as_of = f"as_of_date >= '{work.window.first_day}' AND as_of_date <= '{work.window.last_day}'"
-    work.read(IDENTITIES, as_of, in_memory=True)
-    work.read(CUSTOMERS, as_of, in_memory=True)
     work.connection.register("segment_of_scores", segment_of_scores(work.settings.segments.rules))
 
     ((first_order,),) = work.connection.sql("SELECT min(order_date) FROM orders WHERE kind = 'order'").fetchall()
     frozen: dict[date, dict[str, Clusters]] = {}
     clusters: dict[str, Clusters] = {}
-    segments, movements, usual = [], [], []
-    for day in work.days:
+    segments, movements, usual = work.stage(CUSTOMER_SEGMENTS), [], []
+    for day in work.each_day(IDENTITIES, CUSTOMERS):
         cut_off = max(cut_offs(first_order, day), default=None) if first_order else None
         if cut_off and cut_off not in frozen:
             frozen[cut_off] = clusters_as_of(work, cut_off, first_order)
         clusters = frozen[cut_off] if cut_off else {}
-        rows, moved, moved_before = _segments_of(work, day)
-        segments.append(work.rows_of(CUSTOMER_SEGMENTS, with_clusters(rows, clusters).to_arrow()))
+        found, moved, moved_before = _segments_of(work, day)
+        rows = work.rows_of(CUSTOMER_SEGMENTS, with_clusters(found, clusters).to_arrow())
+        segments.append(rows)
         movements.append(work.rows_of(SEGMENT_MOVEMENTS, moved.to_arrow()))
         usual.append(moved_before)
     work.connection.register("movement", movement(pl.concat(pl.DataFrame(m) for m in movements), pl.concat(usual)).to_arrow())
 
     work.metadata |= _matrices(pl.DataFrame(movements[-1]))
-    work.metadata["clusters"] = dg.MetadataValue.md(_cluster_page(clusters, segments[-1], cut_off))
-    return {CUSTOMER_SEGMENTS.name: pa.concat_tables(segments), SEGMENT_MOVEMENTS.name: pa.concat_tables(movements)}
+    work.metadata["clusters"] = dg.MetadataValue.md(_cluster_page(clusters, rows, cut_off))
+    return {CUSTOMER_SEGMENTS.name: segments, SEGMENT_MOVEMENTS.name: pa.concat_tables(movements)}
 
 
 def _segments_of(work: Work, day: date) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:

@@ -15,6 +15,7 @@ from analytics_assets.events.tables import ACCOUNT_RECORDS
 from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
+from analytics_assets.warehouse.lake import Staged
 from analytics_assets.warehouse.tables import Column, Publication, Table
 from analytics_assets.warehouse.work import Platform, Work
 
@@ -82,7 +83,7 @@ ACCOUNT_MEMBERS = Table(
 )
 
 
-def accounts(work: Work) -> Mapping[str, pa.Table]:
+def accounts(work: Work) -> Mapping[str, Staged]:
     """Every account that has been named up to the end of the day, and where its contract stands that evening.
 
     A contract begins with a bill and ends when it is cancelled, or `[subscriptions] grace_days` after the time that was paid for
@@ -96,7 +97,8 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
     """
     work.read(ACCOUNT_RECORDS, f"event_date <= '{work.window.last_day}'", in_memory=True)
     people_are_accounts = work.settings.accounts.are == "people"
-    found: dict[str, list[pa.Table]] = {ACCOUNTS.name: [], ACCOUNT_MEMBERS.name: []}
+    work.bound_memory()
+    staged = {table.name: work.stage(table) for table in (ACCOUNT_MEMBERS, ACCOUNTS)}
     naming = work.connection.sql("SELECT DISTINCT identity FROM account_records WHERE account_id IS NOT NULL").pl()["identity"]
     # Most homes are shops that name no account: they need no map of who is who, and the others one of those who named any.
     days = work.days if people_are_accounts or len(naming) else []
@@ -107,15 +109,13 @@ def accounts(work: Work) -> Mapping[str, pa.Table]:
             work.connection.register("first_seen", _first_seen(work, people_are_accounts))
             work.connection.register("namings", work.sql(_HERE / "namings.sql", **parameters).to_arrow_table())
         make_readable(work.connection, who, parameters)
-        for table in (ACCOUNTS, ACCOUNT_MEMBERS):
-            found[table.name].append(work.rows_of(table, work.sql(_HERE / f"{table.name}.sql", **parameters)))
+        for table in (ACCOUNT_MEMBERS, ACCOUNTS):
+            rows = work.rows_of(table, work.sql(_HERE / f"{table.name}.sql", **parameters).order(", ".join(table.key)))
+            staged[table.name].append(rows)
     if days:
-        last = pl.DataFrame(found[ACCOUNTS.name][-1])
-        work.metadata |= {f"accounts {status}": count for status, count in sorted(last["status"].value_counts().rows())}
-    return {
-        table.name: pa.concat_tables([table.arrow_schema().empty_table(), *found[table.name]])
-        for table in (ACCOUNTS, ACCOUNT_MEMBERS)
-    }
+        statuses = pl.DataFrame(rows)["status"].value_counts()
+        work.metadata |= {f"accounts {status}": count for status, count in sorted(statuses.rows())}
+    return staged
 
 
 def _first_seen(work: Work, wanted: bool) -> pa.Table:

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +27,7 @@ from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.retailer import Retailer, simulate
 from analytics_assets.warehouse.engine import engine
-from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.lake import Staged, Window
 from analytics_assets.warehouse.work import Platform, Work
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 5, 4)
@@ -88,8 +89,9 @@ class Shop:
 
     def compute(self, function: Callable[[Work], Any], first: date, last: date) -> Any:
         """What an asset's function returns for a range of days."""
-        with engine() as connection:
-            return function(self.work(connection, first, last))
+        with engine() as connection, closing(self.work(connection, first, last)) as work:
+            found = function(work).items()
+            return {name: rows.reader().read_all() if isinstance(rows, Staged) else rows for name, rows in found}
 
 
 @pytest.fixture(scope="module")
@@ -268,12 +270,11 @@ def test_a_day_too_early_to_look_back_from_has_no_row_and_still_a_plot(shop):
 
 
 def test_plots_are_images_and_metadata_are_sentences(shop):
-    with engine() as connection:
-        for function, plot, key, text in (
-            (customer_ltv, plot_ranking, "forecast in GBP", "backtest passed: total"),
-            (ltv_hindsight, plot_said_and_came_true, "GBP, 30 days ago", r"% ended up inside their interval \((8|9)\d% stated\)"),
-        ):
-            work = shop.work(connection, LAST, LAST)
+    for function, plot, key, text in (
+        (customer_ltv, plot_ranking, "forecast in GBP", "backtest passed: total"),
+        (ltv_hindsight, plot_said_and_came_true, "GBP, 30 days ago", r"% ended up inside their interval \((8|9)\d% stated\)"),
+    ):
+        with engine() as connection, closing(shop.work(connection, LAST, LAST)) as work:
             rows = function(work)[function.__name__]
-            assert plot(work, rows).startswith(b"\x89PNG")
+            assert plot(work, rows.reader().read_all() if isinstance(rows, Staged) else rows).startswith(b"\x89PNG")
             assert re.search(text, work.metadata[key])

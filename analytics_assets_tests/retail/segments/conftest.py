@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -20,7 +21,7 @@ from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
-from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.lake import Staged, Window
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Platform, Work
 
@@ -79,8 +80,9 @@ class Shop:
 
     def compute(self, function: Callable[[Work], Any], first: date, last: date) -> Any:
         """What an asset's function returns for a range of days."""
-        with engine() as connection:
-            return function(self.work(connection, first, last))
+        with engine() as connection, closing(self.work(connection, first, last)) as work:
+            found = function(work).items()
+            return {name: rows.reader().read_all() if isinstance(rows, Staged) else rows for name, rows in found}
 
     def work(self, connection: Any, first: date, last: date) -> Work:
         """A materialisation of a range of days."""
