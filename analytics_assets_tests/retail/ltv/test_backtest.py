@@ -343,10 +343,13 @@ def test_trees_find_who_was_misjudged_and_keep_the_total():
     assert ratio[x < 6].mean() == pytest.approx(1, abs=0.2)
 
 
-def test_trees_without_anything_to_learn_from_are_refused():
-    known = CustomerSummary(np.zeros(5), np.zeros(5), np.ones(5), np.ones(5), np.ones(5))
-    with pytest.raises(ValueError, match="earlier cut-off"):
-        boosted_trees.learn([boosted_trees.Lesson(known, np.ones(5), np.zeros(5))])
+def test_there_are_no_trees_without_anything_to_learn_from():
+    """Nothing came in; or of so many customers that every third is learned from, one brought something, and is not among them."""
+    for customers, revenue in ((5, 0.0), (25_000, 9.0)):
+        known = CustomerSummary(np.zeros(customers), np.zeros(customers), *(np.ones(customers) for _ in range(3)))
+        actual = np.where(np.arange(customers) == 1, revenue, 0.0)
+        assert boosted_trees.learn([boosted_trees.Lesson(known, np.ones(customers), actual)]) is None
+    assert boosted_trees.learn([]) is None
 
 
 def published_as_of(purchases, day, horizon, season=EVEN):
