@@ -92,7 +92,7 @@ def deliver(outbox: Outbox, settings: Alerts, clock: Callable[[], datetime], sen
             problem: str | None = f"{variable} has no URL number {place}"
         else:
             title, text = written(messages)
-            problem = send(urls[int(place) - 1], title, text, any(message.news == "raised" for message in messages))
+            problem = send(urls[int(place) - 1], title, text, bool(_by_news(messages)[0]))
         if problem is None:
             outbox.delivered(messages, clock())
             accepted += len(messages)
@@ -103,27 +103,43 @@ def deliver(outbox: Outbox, settings: Alerts, clock: Callable[[], datetime], sen
 
 
 def written(messages: Sequence[Message]) -> tuple[str, str]:
-    """Title and text of one message for several pieces of news, run by run, the worst first."""
-    raised = [message for message in messages if message.news == "raised"]
-    recovered = [message for message in messages if message.news == "recovered"]
-    counts = [f"{len(some)} {word}" for some, word in ((raised, "new"), (recovered, "recovered")) if some]
-    first = messages[0].alert
-    title = f"{first.subject}: {first.kind}" if len(messages) == 1 else f"Analytics: {', '.join(counts)}"
-    if len(messages) == 1 and recovered:
-        title += ", recovered"
-    lines = []
+    """Title and text of one message for several pieces of news, run by run, the worst first.
+
+    Of what began and ended before anybody could be told there is one line, which says that it is over.
+    """
+    raised, recovered, over = _by_news(messages)
+    news = [(some, word) for some, word in ((raised, "new"), (recovered, "recovered"), (over, "over by now")) if some]
+    title = f"Analytics: {', '.join(f'{len(some)} {word}' for some, word in news)}"
+    if len(raised) + len(recovered) + len(over) == 1:
+        first = messages[0].alert
+        title = f"{first.subject}: {first.kind}" + ("" if raised else f", {news[0][1]}")
     order = {"error": 0, "warning": 1}
-    for message in sorted(raised, key=lambda m: (order[m.alert.severity], m.alert.run_id or "", m.number))[:SHOWN]:
-        alert = message.alert
-        run = f" (run {alert.run_id[:8]})" if alert.run_id else ""
-        lines.append(f"#{message.alert_number} {alert.severity.upper()} {alert.kind}{run}: {alert.text}")
+    worst_first = sorted(raised, key=lambda m: (order[m.alert.severity], m.alert.run_id or "", m.number))
+    lines = [_line(message, "") for message in worst_first[:SHOWN]]
     for message in recovered[:SHOWN]:
         where = f" {message.alert.partition}" if message.alert.partition else ""
         lines.append(f"#{message.alert_number} recovered: {message.alert.subject}{where}, {message.alert.kind}")
-    left_out = len(messages) - len(lines)
+    lines += [_line(message, ", over by now") for message in over[:SHOWN]]
+    left_out = len(raised) + len(recovered) + len(over) - len(lines)
     if left_out > 0:
         lines.append(f"and {left_out} more: analytics-assets alerts")
     return title, "\n".join(lines)
+
+
+def _by_news(messages: Sequence[Message]) -> tuple[list[Message], list[Message], list[Message]]:
+    """What is wrong, what is right again, and what was wrong and is right again, of which nobody has heard yet."""
+    numbers = {news: {message.alert_number for message in messages if message.news == news} for news in ("raised", "recovered")}
+    begun = [message for message in messages if message.news == "raised"]
+    raised = [message for message in begun if message.alert_number not in numbers["recovered"]]
+    over = [message for message in begun if message.alert_number in numbers["recovered"]]
+    recovered = [m for m in messages if m.news == "recovered" and m.alert_number not in numbers["raised"]]
+    return raised, recovered, over
+
+
+def _line(message: Message, state: str) -> str:
+    alert = message.alert
+    run = f" (run {alert.run_id[:8]})" if alert.run_id else ""
+    return f"#{message.alert_number} {alert.severity.upper()} {alert.kind}{run}{state}: {alert.text}"
 
 
 def send_by_apprise(url: str, title: str, text: str, bad_news: bool) -> str | None:

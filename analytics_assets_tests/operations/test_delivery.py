@@ -36,10 +36,10 @@ class Endpoint(ThreadingHTTPServer):
         return f"json://someone:s3cret@127.0.0.1:{self.server_port}/hook/t0ken?rto=0.5&cto=0.5"
 
     def numbers(self) -> Counter:
-        """How often each piece of news was accepted."""
-        return Counter(
-            found for body in self.accepted for found in re.findall(r"#\d+ (?:ERROR|WARNING|recovered)", body["message"])
-        )
+        """How often each piece of news was accepted; of what was over before it could be told both are."""
+        said = [body["message"] for body in self.accepted]
+        over = [f"{number} recovered" for text in said for number in re.findall(r"(?m)^(#\d+) .*, over by now: ", text)]
+        return Counter(over + [found for text in said for found in re.findall(r"#\d+ (?:ERROR|WARNING|recovered)", text)])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -191,16 +191,42 @@ def test_one_deaf_address_does_not_keep_another_from_hearing_nor_make_it_hear_tw
 
 def test_news_of_one_tick_is_one_message(outbox, endpoint) -> None:
     server, clock = endpoint(lambda: 200), Minutes()
-    for number in range(25):
+    outbox.raise_alert(alert(0), clock())
+    write_messages(outbox, SETTINGS, clock())
+    deliver(outbox, SETTINGS, clock, send_by_apprise)
+    outbox.recover("key 0", clock())
+    for number in range(1, 26):
         outbox.raise_alert(alert(number), clock())
-    outbox.recover("key 3", clock())
     write_messages(outbox, SETTINGS, clock())
     assert deliver(outbox, SETTINGS, clock, send_by_apprise) == (26, 0)
-    [body] = server.accepted
+    body = server.accepted[-1]
     assert body["title"] == "Analytics: 25 new, 1 recovered" and body["type"] == "failure"
-    assert "#4 recovered: orders, check failed" in body["message"] and body["message"].endswith(
+    assert "#1 recovered: orders, check failed" in body["message"] and body["message"].endswith(
         "and 5 more: analytics-assets alerts"
     )
+
+
+def test_what_is_over_before_anybody_was_told_is_told_as_over(outbox, endpoint) -> None:
+    server, clock = endpoint(lambda: 200), Minutes()
+    for number in (1, 2):
+        outbox.raise_alert(alert(number), clock())
+        outbox.recover(f"key {number}", clock())
+    outbox.raise_alert(alert(3), clock())
+    write_messages(outbox, SETTINGS, clock())
+    assert deliver(outbox, SETTINGS, clock, send_by_apprise) == (5, 0)
+    outbox.raise_alert(alert(4), clock())
+    outbox.recover("key 4", clock())
+    write_messages(outbox, SETTINGS, clock())
+    deliver(outbox, SETTINGS, clock, send_by_apprise)
+    several, one = server.accepted
+    assert (several["title"], several["type"]) == ("Analytics: 1 new, 2 over by now", "failure")
+    assert several["message"].splitlines() == [
+        "#3 ERROR check failed (run 01234567): text 3",
+        "#1 ERROR check failed (run 01234567), over by now: text 1",
+        "#2 ERROR check failed (run 01234567), over by now: text 2",
+    ]
+    assert (one["title"], one["type"]) == ("orders: check failed, over by now", "success")
+    assert set(server.numbers().values()) == {1} and len(server.numbers()) == 7
 
 
 def test_nothing_of_a_url_is_in_the_outbox_the_log_or_an_error(outbox, endpoint, capfd, monkeypatch) -> None:
