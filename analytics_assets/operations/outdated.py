@@ -4,16 +4,18 @@ Automation restates the last seven days by itself. What arrives later than that 
 the check `is_up_to_date` on `events` names them, table by table, with all that follows from them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
+from analytics_assets.events.loading import data_through, hours_due
 from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT
 from analytics_assets.operations.freshness import FRESHNESS_JOB
-from analytics_assets.partitions import LOOKBACK
+from analytics_assets.partitions import LOOKBACK, keys_between
 from analytics_assets.warehouse.assets import FILL
 from analytics_assets.warehouse.inputs import partitions_there
 from analytics_assets.warehouse.work import Platform
@@ -73,6 +75,38 @@ def outdated_days(
     return outdated
 
 
+def how_to_restate(platform: Platform, definitions: dg.Definitions, outdated: Mapping[str, Sequence[date]]) -> str:
+    """The commands that restate outdated days, in their order: `make run`, and one a span of what that leaves alone."""
+    from analytics_assets.operations.catch_up import AS_OF_DAYS
+
+    clock, graph = platform.clock, definitions.resolve_asset_graph()
+    through = data_through(platform.home)
+    kept_filled = clock.day_of(hours_due(platform, through) if through else clock.now()) - timedelta(days=AS_OF_DAYS)
+    left: dict[str, list[date]] = {}
+    for name, days in outdated.items():
+        node = graph.get(dg.AssetKey(name))
+        # Of hours the day that is not over is one of those that are kept filled.
+        by_the_hour = isinstance(node.partitions_def, dg.HourlyPartitionsDefinition)
+        older = [day for day in days if day < kept_filled + timedelta(days=by_the_hour)]
+        if node.tags.get(FILL) == "recent" and older:
+            left[name] = older
+    commands = ["make run"]
+    for first, last in _spans(sorted({day for days in left.values() for day in days})):
+        of_span = [name for name, days in left.items() if any(first <= day <= last for day in days)]
+        # One run cannot have both hours and days.
+        for definition, names in groupby(of_span, lambda name: graph.get(dg.AssetKey(name)).partitions_def):
+            assert isinstance(definition, dg.TimeWindowPartitionsDefinition)
+            keys = keys_between(definition, clock.begins(first), clock.begins(last + timedelta(days=1)))
+            commands.append(_MATERIALIZE.format(assets=",".join(names), first=keys[0], last=keys[-1]))
+    return " && ".join(commands)
+
+
+_MATERIALIZE = (
+    "DAGSTER_HOME=$ANALYTICS_HOME/dagster .venv/bin/dagster asset materialize -m analytics_assets.definitions "
+    "--select {assets} --partition-range {first}...{last}"
+)
+
+
 def _made(instance: dg.DagsterInstance, asset: dg.AssetKey, keys: Sequence[str]) -> "pl.Series":
     """When each partition was last computed, as Dagster's running number of events; NULL for one that is not there."""
     import polars as pl
@@ -98,7 +132,7 @@ def up_to_date_check(platform: Platform) -> dg.AssetChecksDefinition:
         name="is_up_to_date",
         description="No day of any table is older than what it was computed from. The last seven days are restated by themselves "
         "and do not count while anything is at work; others are named here, with all that follows from them, and stand as they "
-        "are until somebody restates them: `make run`, or a backfill of the days named. After a change of settings or of the version "
+        "are until somebody restates them, by the commands that stand beside them. After a change of settings or of the version "
         "every night is computed anew, and the days before it are not: `make run` restates those that it keeps filled.",
     )
     def is_up_to_date(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -115,7 +149,8 @@ def up_to_date_check(platform: Platform) -> dg.AssetChecksDefinition:
         for name in () if at_work else changed_assets(platform):
             if graph.get(dg.AssetKey(name)).group_name != "activation":
                 found[name] = "; ".join([_CHANGED, *([found[name]] if name in found else [])])
-        return dg.AssetCheckResult(passed=not found, severity=dg.AssetCheckSeverity.WARN, metadata=found)
+        restate = {"to restate them": how_to_restate(platform, definitions, outdated)} if found else {}
+        return dg.AssetCheckResult(passed=not found, severity=dg.AssetCheckSeverity.WARN, metadata=found | restate)
 
     return is_up_to_date
 
@@ -137,10 +172,15 @@ def _at_work(instance: dg.DagsterInstance) -> bool:
 
 def _in_words(days: Sequence[date]) -> str:
     """`2026-03-01 to 2026-03-04, 2026-03-09`."""
-    spans: list[list[date]] = []
+    return ", ".join(f"{first} to {last}" if last > first else str(first) for first, last in _spans(days))
+
+
+def _spans(days: Sequence[date]) -> list[tuple[date, date]]:
+    """First and last of each run of days without a gap."""
+    spans: list[tuple[date, date]] = []
     for day in days:
-        if spans and day - spans[-1][-1] == timedelta(days=1):
-            spans[-1].append(day)
+        if spans and day - spans[-1][1] == timedelta(days=1):
+            spans[-1] = (spans[-1][0], day)
         else:
-            spans.append([day])
-    return ", ".join(f"{span[0]} to {span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
+            spans.append((day, day))
+    return spans

@@ -8,7 +8,8 @@ import pytest
 from analytics_assets import partitions
 from analytics_assets.definitions import build_definitions, build_platform, code_versions
 from analytics_assets.home import Home
-from analytics_assets.operations.outdated import outdated_days, up_to_date_check
+from analytics_assets.operations import catch_up
+from analytics_assets.operations.outdated import how_to_restate, outdated_days, up_to_date_check
 from analytics_assets.settings import parse_settings
 
 # Midnight in London is 23:00 UTC; on Thursday the 20th the lookback begins with the 13th.
@@ -113,7 +114,7 @@ def test_tables_whose_settings_have_changed_since_they_were_made_are_named_unles
     result = up_to_date_check(record.platform)(context)
     assert not result.passed
     said = {name: value.value for name, value in result.metadata.items()}
-    assert said == {"customer_ltv": "settings or version have changed since `make run`"}
+    assert said == {"customer_ltv": "settings or version have changed since `make run`", "to restate them": "make run"}
     record.instance.create_run_for_job(record.definitions.resolve_job_def("load_exports"))
     assert up_to_date_check(record.platform)(context).passed
     record.platform.home.remember(built_with=versions)
@@ -128,3 +129,20 @@ def test_the_check_names_the_days_and_warns(record) -> None:
     assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN
     assert result.metadata["orders"].value == "2011-10-10, 2011-10-12"
     assert result.metadata["customers"].value == "2011-10-10 to 2011-10-14"
+    assert result.metadata["to restate them"].value == "make run"
+
+
+def test_days_that_make_run_leaves_alone_have_a_command_of_their_own(record, monkeypatch) -> None:
+    monkeypatch.setattr(catch_up, "AS_OF_DAYS", 6)
+    days = [date(2011, 10, day) for day in (10, 12, 13, 14)]
+    outdated = {"events": days, "identities": days, "account_health": days, "customers": days[2:]}
+    begin = "DAGSTER_HOME=$ANALYTICS_HOME/dagster .venv/bin/dagster asset materialize -m analytics_assets.definitions --select "
+    assert how_to_restate(record.platform, record.definitions, outdated).split(" && ") == [
+        "make run",
+        f"{begin}identities --partition-range 2011-10-10...2011-10-10",
+        f"{begin}account_health --partition-range 2011-10-10-00:00...2011-10-10-23:00",
+        # The 14th is one of the last six days, and for hours the sixth is the day that is not over.
+        f"{begin}identities --partition-range 2011-10-12...2011-10-14",
+        f"{begin}account_health --partition-range 2011-10-12-00:00...2011-10-14-23:00",
+        f"{begin}customers --partition-range 2011-10-12...2011-10-14",
+    ]
