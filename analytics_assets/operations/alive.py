@@ -19,6 +19,8 @@ from analytics_assets.home import Home
 from analytics_assets.operations.outbox import Outbox
 from analytics_assets.settings import Settings
 
+# Each of the daemon's eight threads gives a sign every half minute unless it is at something: one may be for minutes, all of them are not.
+DEAD = timedelta(minutes=3)
 SILENT = timedelta(minutes=10)
 # The load runs every hour whether or not there is something new.
 LOAD_DUE = timedelta(hours=3)
@@ -62,6 +64,10 @@ def _daemons(instance: dg.DagsterInstance, now: datetime) -> Iterator[tuple[bool
     beats = {kind: datetime.fromtimestamp(beat.timestamp, UTC) for kind, beat in instance.get_daemon_heartbeats().items()}
     if not beats:
         yield False, "the daemon has never run here: make ui"
+        return
+    newest = max(beats.values())
+    if now - newest > DEAD:
+        yield False, f"the daemon is dead, silent since {_ago(now, newest)}: make ui"
         return
     silent = [kind for kind in sorted(instance.get_required_daemon_types()) if kind not in beats or now - beats[kind] > SILENT]
     for kind in silent:

@@ -24,14 +24,20 @@ def healthy(branch):
         # The shop of the tests may have been made a while ago.
         instance.report_runless_asset_event(dg.AssetMaterialization("export_files"))
         now = datetime.now(UTC)
-        for kind in instance.get_required_daemon_types():
-            instance.add_daemon_heartbeat(DaemonHeartbeat(now.timestamp(), kind, "x", []))
         outbox = Outbox(branch.home.alerts)
-        outbox.take_note("watched_at", now.isoformat())
+
+        def work(minutes: float, *at_something: str) -> None:
+            """Give the signs that a daemon gives, but for threads that are at something."""
+            at = now + timedelta(minutes=minutes)
+            outbox.take_note("watched_at", at.isoformat())
+            for kind in set(instance.get_required_daemon_types()).difference(at_something):
+                instance.add_daemon_heartbeat(DaemonHeartbeat(at.timestamp(), kind, "x", []))
 
         def look(minutes: float = 1, settings=LIVE) -> alive.Answer:
             return alive.look(settings, branch.home, instance, now + timedelta(minutes=minutes))
 
+        look.work = work
+        work(0)
         yield branch, outbox, look
 
 
@@ -44,10 +50,21 @@ def test_all_is_well(healthy) -> None:
     assert "\n" not in answer.line
 
 
-def test_silence_is_noticed(healthy) -> None:
-    answer = healthy[2](minutes=11)
-    assert not answer.alive
-    assert "daemon SENSOR silent since 11 min ago" in answer.line and "alerts watched 11 min ago" in answer.line
+def test_a_dead_daemon_is_noticed_after_three_minutes(healthy) -> None:
+    look = healthy[2]
+    assert look(minutes=2.9).alive
+    answer = look(minutes=4)
+    assert not answer.alive and "the daemon is dead, silent since 4 min ago" in answer.line and "SENSOR" not in answer.line
+    assert "alerts watched 11 min ago" in look(minutes=11).line
+
+
+def test_a_thread_that_is_at_something_for_minutes_is_not_silent_and_one_that_stays_silent_is_noticed(healthy) -> None:
+    look = healthy[2]
+    look.work(9, "ASSET")
+    assert look(minutes=9.5).alive
+    look.work(11, "ASSET")
+    answer = look(minutes=11.5)
+    assert not answer.alive and "daemon ASSET silent since 12 min ago" in answer.line and "dead" not in answer.line
 
 
 def test_a_load_that_is_hours_old_is_noticed_unless_the_business_is_over(healthy) -> None:
@@ -63,6 +80,7 @@ def test_a_publication_that_is_behind_is_noticed_after_ten_minutes(healthy) -> N
     versions.write_text(shown.replace('"orders": ', '"orders": 99'))
     for log in (branch.home.lake / "orders" / "_delta_log").iterdir():
         os.utime(log, (datetime.now().timestamp(),) * 2)
+    look.work(9)
     assert look(minutes=9).alive
     assert "the lake has" in look(minutes=11).line
     versions.unlink()
