@@ -257,13 +257,6 @@ def _restore(settings: Settings, home: Home, name: str, version: int) -> None:
     from analytics_assets.operations.record import open_record
 
     platform, table = build_platform(settings, home), _declared_table(name)
-    with open_record(home) as instance:
-        if at_work := instance.get_runs_count(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES))):
-            console.print(
-                f"[yellow]{at_work} runs are under way:[/] what they commit to {name} from now on comes over the version that is put back. "
-                "See `versions` when they have ended.",
-                soft_wrap=True,
-            )
     before = platform.lake.pin(table).version
     now = platform.lake.restore(table, version)
     platform.publish()
@@ -272,6 +265,13 @@ def _restore(settings: Settings, home: Home, name: str, version: int) -> None:
         "Dagster does not know that rows are older: materialise the partitions that are to be computed anew.",
         soft_wrap=True,
     )
+    with open_record(home) as instance:
+        if at_work := instance.get_runs_count(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES))):
+            console.print(
+                f"[yellow]{at_work} runs are under way:[/] what they commit to {name} from now on comes over the version that was put back. "
+                "See `versions` when they have ended.",
+                soft_wrap=True,
+            )
 
 
 def _alive(settings: Settings, home: Home) -> int:
@@ -364,9 +364,16 @@ def _ui(home: Home, port: int) -> int:
     """Run the web server and the daemon until one of them ends or somebody stops them."""
     commands = {"web server": _webserver("127.0.0.1", port), "daemon": _daemon()}
     environment = _environment_of_programs(home)
-    console.print(f"http://127.0.0.1:{port}  (Ctrl-C stops the web server and the daemon)")
-    processes = {name: subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT) for name, command in commands.items()}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    console.print(
+        f"http://127.0.0.1:{port}  (Ctrl-C stops the web server and the daemon; runs at work go on to their end)", soft_wrap=True
+    )
+    for ended_by in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ended_by, lambda *_: sys.exit(0))
+    # Sessions of their own: a terminal's Ctrl-C would reach the runs at work as well, and they would fail.
+    processes = {
+        name: subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, start_new_session=True)
+        for name, command in commands.items()
+    }
     try:
         while True:
             for name, process in processes.items():

@@ -1,6 +1,8 @@
 """What the command line says when something goes wrong: one line, the rest in a file."""
 
 import os
+import signal
+import subprocess
 import sys
 import traceback
 
@@ -11,6 +13,7 @@ import pytest
 from analytics_assets import cli
 from analytics_assets.make_run import errors_into
 from analytics_assets.operations.record import open_record
+from analytics_assets.settings import PROJECT_ROOT
 from analytics_assets.warehouse.lake import LakeError
 
 NO_SPACE = 'IO Error: Could not write file "orders.parquet": No space left on device'
@@ -74,6 +77,38 @@ def test_versions_show_run_ids_whole_and_a_restore_says_what_is_under_way(branch
     assert any(run_id in said for run_id in ids)
     with open_record(branch.home) as instance:
         instance.add_run(dg.DagsterRun("__ASSET_JOB", status=dg.DagsterRunStatus.STARTED))
-    with pytest.raises(LakeError, match="orders"):
-        cli._restore(branch.settings, branch.home, "orders", 99)
+    with pytest.raises(LakeError, match="orders has no version 9999"):
+        cli._restore(branch.settings, branch.home, "orders", 9999)
+    assert capsys.readouterr().out == ""
+    cli._restore(branch.settings, branch.home, "orders", 0)
     assert "1 runs are under way: what they commit to orders from now on" in capsys.readouterr().out
+
+
+# A line at one go: that of another program may come between two.
+PROGRAM = "import os, signal, time; {at_ctrl_c}; os.write(1, b'{name} is here\\n'); time.sleep(60)"
+UI = """
+import sys
+from pathlib import Path
+from analytics_assets import cli
+from analytics_assets.home import Home
+cli._webserver = lambda host, port: [sys.executable, "-c", sys.argv[2]]
+cli._daemon = lambda: [sys.executable, "-c", sys.argv[3]]
+sys.exit(cli._ui(Home(Path(sys.argv[1])), 0))
+"""
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_ui_ends_both_programs_and_ctrl_c_reaches_neither_them_nor_their_runs(tmp_path, ended_by) -> None:
+    told = "signal.signal(signal.SIGINT, lambda *_: os.write(1, b'was interrupted'))"
+    programs = [PROGRAM.format(at_ctrl_c=told, name=name) for name in ("web server", "daemon")]
+    ui = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", UI, str(tmp_path), *programs],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=PROJECT_ROOT,
+    )  # fmt: skip
+    said = [ui.stdout.readline() for _ in range(3)]
+    assert "runs at work go on" in said[0]
+    assert sorted(said[1:]) == ["daemon is here\n", "web server is here\n"]
+    # As a terminal does: to everybody in the foreground.
+    os.killpg(ui.pid, ended_by)
+    rest, _ = ui.communicate(timeout=30)
+    assert ui.returncode == 0 and rest == "", "the pipe is closed: nobody is left that could write to it"
