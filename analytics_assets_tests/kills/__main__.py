@@ -1,7 +1,7 @@
 """`python -W ignore -m analytics_assets_tests.kills FOLDER`: kill -9 at every change of files that the small scenarios make.
 
-`--kills N` kills at N changes of each, of as many kinds as there are; `--large` takes whole runs too, `--of NAME` only some. Each
-kill starts from the same home. Afterwards readers must see of everything what it was or what it becomes, whole; then the work is
+`--kills N` kills at N changes of each, of as many kinds as there are, `--seed` at others; `--large` takes whole runs too, `--of NAME`
+only some. Each kill starts from the same home. Afterwards readers must see of everything what it was or what it becomes, whole; then the work is
 done again, and the home must be that of undisturbed work. Says what it found, and ends with 1 if anything was wrong.
 """
 
@@ -56,7 +56,7 @@ def aimed(changes: list[str], kills: int, chance: random.Random) -> list[int]:
     return sorted(by_turns[:kills])
 
 
-def kill_all(scenario: Scenario, folder: Path, kills: int | None, at: int | None) -> tuple[int, list[str]]:
+def kill_all(scenario: Scenario, folder: Path, kills: int | None, seed: int, at: int | None) -> tuple[int, list[str]]:
     """Kill a scenario's work at its changes; how often, and what was wrong."""
     case, start = folder / "case", folder / "start"
     shutil.rmtree(case, ignore_errors=True)
@@ -71,7 +71,7 @@ def kill_all(scenario: Scenario, folder: Path, kills: int | None, at: int | None
     if after == before and scenario.name != "compaction":
         raise RuntimeError(f"{scenario.name} changes nothing")
     changes = undisturbed.changes
-    numbers = [at] if at else aimed(changes, kills or len(changes), random.Random(0))
+    numbers = [at] if at else aimed(changes, kills or len(changes), random.Random(seed))
     print(f"{scenario.name}: {len(changes)} changes, {len(numbers)} kills", flush=True)
     wrong: list[str] = []
     for number in numbers:
@@ -98,6 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="kills", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, help="how many of each piece of work; all where it is not said")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of changes")
     parser.add_argument("--of", action="append", help="only this piece of work; may be repeated")
     parser.add_argument("--large", action="store_true", help="whole runs too")
     parser.add_argument("--at", type=int, help="only before this change")
@@ -105,7 +106,7 @@ def main() -> int:
     count, wrong = 0, []
     for scenario in [*SMALL, *LARGE]:
         if scenario.name in arguments.of if arguments.of else arguments.large or not scenario.large:
-            killed, found = kill_all(scenario, arguments.folder.resolve(), arguments.kills, arguments.at)
+            killed, found = kill_all(scenario, arguments.folder.resolve(), arguments.kills, arguments.seed, arguments.at)
             count, wrong = count + killed, wrong + found
     print("\n".join([*wrong, f"{count} kills, {len(wrong)} wrong"]))
     return 1 if wrong else 0
