@@ -27,7 +27,7 @@ from analytics_assets.warehouse.inputs import Needs, dependency, incomplete_part
 from analytics_assets.warehouse.lake import Staged, Window
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
 from analytics_assets.warehouse.tables import Table
-from analytics_assets.warehouse.work import Computation, Compute, Platform, Work
+from analytics_assets.warehouse.work import Computation, Compute, Platform, Rows, Work
 from analytics_assets.warehouse.writing import EMPTY_DIGEST, Overtaken, by_key, in_window, newest, refuse_mixture, write
 
 PASSING_FAULTS = (OSError, CommitFailedError, duckdb.IOException, Overtaken)
@@ -181,8 +181,7 @@ def _materialize(
         for table in tables:
             show(connection, table, rows[table.name], shown_as[table.name])
         declaration = " UNION ALL ".join(
-            f"FROM ({_declared_violations(table, shown_as[table.name], window, isinstance(rows[table.name], Staged))})"
-            for table in tables
+            f"FROM ({_declared_violations(table, shown_as[table.name], window, rows[table.name])})" for table in tables
         )
         for name, query in {"as_declared": declaration, **{a.name: a.violations for a in audits}}.items():
             found = _first_found(connection, query)
@@ -266,38 +265,43 @@ def _span(keys: Sequence[str]) -> str:
     return keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
 
 
-def _declared_violations(table: Table, rows: str, window: Window, in_order: bool) -> str:
-    """A query for what is not as declared, in two passes.
+def _declared_violations(table: Table, name: str, window: Window, rows: Rows) -> str:
+    """A query over the rows, which show as `name`, for what is not as declared, in two passes.
 
-    Rows whose partitions must each come in one piece, `in_order` of the key, are compared with the row before, which proves the
-    keys unique in little memory.
+    Of staged rows each partition must come in one piece, in order of the key: they are compared with the row before, which
+    proves the keys unique in little memory. Their NULLs were counted when they were written.
     """
+    staged = rows if isinstance(rows, Staged) else None
     counts = {
-        **{f"NULL in {c.name}": f'count(*) - count("{c.name}")' for c in table.columns if not c.nullable},
+        **{
+            f"NULL in {c.name}": str(staged.nulls[c.name]) if staged else f'count(*) - count("{c.name}")'
+            for c in table.columns
+            if not c.nullable
+        },
         "outside the partition": f"count(*) FILTER (NOT ({in_window(table, window)}))",
     }
     counted = ", ".join(f"{count} AS c{number}" for number, count in enumerate(counts.values()))
     found = ", ".join(f"('{table.name}: {what}', c{number})" for number, what in enumerate(counts))
-    key = ", ".join(f'"{name}"' for name in table.key)
-    repeated = f"SELECT concat_ws(', ', {key}) AS which, count(*) AS times FROM {rows} GROUP BY {key} HAVING times > 1"
+    key = ", ".join(f'"{column}"' for column in table.key)
+    repeated = f"SELECT concat_ws(', ', {key}) AS which, count(*) AS times FROM {name} GROUP BY {key} HAVING times > 1"
     problem = "not unique"
-    if in_order:
+    if staged:
         problem = "not unique, or out of order"
         partition = table.partition_expression
-        before = ", ".join(f'lag("{name}") OVER () AS before{number}' for number, name in enumerate(table.key))
+        before = ", ".join(f'lag("{column}") OVER () AS before{number}' for number, column in enumerate(table.key))
         # Column by column: comparing the key as one value took a third longer.
         ascends = "false"
-        for number, name in reversed(list(enumerate(table.key))):
-            ascends = f'("{name}" > before{number} OR "{name}" = before{number} AND {ascends})'
+        for number, column in reversed(list(enumerate(table.key))):
+            ascends = f'("{column}" > before{number} OR "{column}" = before{number} AND {ascends})'
         repeated = f"""SELECT coalesce(CAST(opened AS VARCHAR), first_key) AS which, times FROM (
             SELECT opened, min(concat_ws(', ', {key})) AS first_key, count(*) AS times
             FROM (
                 SELECT {key}, CASE WHEN its_partition IS DISTINCT FROM partition_before THEN its_partition END AS opened, {ascends} AS ascends
-                FROM (SELECT {key}, {before}, {partition} AS its_partition, lag({partition}) OVER () AS partition_before FROM {rows})
+                FROM (SELECT {key}, {before}, {partition} AS its_partition, lag({partition}) OVER () AS partition_before FROM {name})
             ) WHERE opened IS NOT NULL OR ascends IS NOT TRUE
             GROUP BY opened
         ) WHERE opened IS NULL OR times > 1"""
-    return f"""SELECT violation, times FROM (SELECT unnest([{found}], recursive := true) FROM (SELECT {counted} FROM {rows}))
+    return f"""SELECT violation, times FROM (SELECT unnest([{found}], recursive := true) FROM (SELECT {counted} FROM {name}))
         AS t(violation, times) WHERE times > 0
         UNION ALL SELECT '{table.name}: key {problem}: ' || which, times FROM ({repeated})"""
 

@@ -7,6 +7,7 @@ import json
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -103,6 +104,8 @@ class Staged:
 
     table: Table
     folder: Path
+    nulls: Counter[str] = field(default_factory=Counter)
+    """Rows without a value so far, by column: counting them in the files took a second for 40 M rows."""
     _files: list[_File] = field(default_factory=list)
 
     def append(self, part: pa.Table) -> None:
@@ -123,6 +126,7 @@ class Staged:
         days = part[column].unique().to_pylist()
         if len(days) > 1:
             raise ValueError(f"{self.table.name}: a staged part has rows of {days[0]} and of {days[1]}")
+        self.nulls.update({name: _nulls(values) for name, values in zip(part.column_names, part.columns, strict=True)})
         part = part.drop_columns(column)
         file = next((file for file in self._files if file.day == days[0] and file.has_room), None)
         file = file or self._open(days[0], part.schema)
@@ -134,6 +138,7 @@ class Staged:
         self.files()
         later.files()
         self._files += later._files
+        self.nulls += later.nulls
         later._files = []
 
     def _open(self, day: date, schema: pa.Schema) -> _File:
@@ -143,8 +148,9 @@ class Staged:
         path = self.folder / f"{self.table.partition_column}={day}" / f"{uuid.uuid4()}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         # The rows come in order of the key: of other columns a least and a greatest value rule nothing out, and took half the time.
+        # Written once and read by every check: beside zstd a fifth less to write, a third less to read, a sixth more to keep.
         writer = pq.ParquetWriter(
-            path, schema, compression="zstd", compression_level=1, store_schema=False,
+            path, schema, compression="snappy", store_schema=False,
             write_statistics=[f.name for f in schema if f.name in self.table.key],
             use_dictionary=[f.name for f in schema if not pa.types.is_floating(f.type)], dictionary_pagesize_limit=DICTIONARY_BYTES,
         )  # fmt: skip
@@ -202,6 +208,13 @@ class Staged:
     def leave(self, files: Sequence[str]) -> None:
         """Leave files to the version that has them now."""
         self._files = [file for file in self._files if str(file.path) not in files]
+
+
+def _nulls(values: pa.ChunkedArray) -> int:
+    """How many there are, also where a dictionary holds one."""
+    if any(pa.types.is_dictionary(chunk.type) and chunk.dictionary.null_count for chunk in values.chunks):
+        values = values.cast(values.type.value_type)
+    return int(values.null_count)
 
 
 def _any(pin: Pin) -> None:
