@@ -1,11 +1,15 @@
-"""How much memory a step needs at its peak, measured from inside its process."""
+"""How much memory a step needs at its peak, measured from inside its process, and giving back what it needs no more."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import re
 import threading
 from pathlib import Path
 from types import TracebackType
+
+import pyarrow as pa
 
 # Under this name a materialisation tells it, in bytes.
 PEAK_MEMORY = "peak_memory"
@@ -50,6 +54,15 @@ class PeakMemory:
             return None
         resident, maximum = found
         return maximum if maximum > self._before[1] else max(self._seen, resident)
+
+
+def give_back() -> None:
+    """Return to the system what was freed: the C library and Arrow keep it for what may come, and a step that takes turns with
+    large arrays grows by what lies between them. Where the C library is not GNU's, its part stays.
+    """
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> tuple[int, int] | None:

@@ -44,6 +44,7 @@ from analytics_assets.settings import Recommendations
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.lake import Staged
+from analytics_assets.warehouse.memory import give_back
 from analytics_assets.warehouse.work import Platform, Rows, Work
 
 _HERE = Path(__file__).parent
@@ -284,6 +285,7 @@ def recommendations(work: Work) -> Mapping[str, Rows]:
     for kind in KINDS:
         work.metadata[kind] = chosen[kind][1]
     work.metadata["what the lists of earlier days would have hit"] = dg.MetadataValue.md(_honesty(verdicts))
+    give_back()
     prepare_promises(work, pl.concat(spoken), pl.concat(some))
     return {**staged, RECOMMENDATION_QUALITY.name: pa.concat_tables(qualities)}
 
@@ -301,7 +303,10 @@ def _of_day(
     # Models of a million customers are made without their lines, and before the evaluation, or they take 0.2 GB more.
     del lines
     models = {kind: list(tonight.models(kind)) for kind in KINDS}
+    # Between the parts of the night: at a million customers 0.15 GB of the peak.
+    give_back()
     measured = evaluated(work, day, some, -(-len(people) // step), catalogue, with_ease)
+    give_back()
     chosen = {kind: choose(measured, kind, models[kind]) for kind in KINDS}
     names = Names.of(catalogue, day)
     of_kind = {kind: work.stage(RECOMMENDATIONS) for kind in KINDS}
@@ -310,6 +315,7 @@ def _of_day(
             of_kind[kind].append(_customer_rows(lists, people, names, kind))
     for kind in KINDS:
         staged[RECOMMENDATIONS.name].extend(of_kind[kind])
+    give_back()
     for part in tonight.lists({"discover": chosen["discover"][0]}, _pages(len(catalogue))):
         staged[PRODUCT_RECOMMENDATIONS.name].append(_product_rows(part["discover"], names))
     return chosen, _verdicts(measured, chosen, day)
