@@ -232,7 +232,7 @@ class Health(_Table):
     """Account health, 0 to 100: weights of its components, and the bands.
 
     From `healthy` points on an account is healthy, below `at_risk` it is at risk, between them it is neutral; it leaves a band
-    only when the score is `hysteresis` points beyond the edge. An account that loses `falling` points in 28 days is on the list
+    only when the score of an evening is `hysteresis` points beyond the edge. An account that loses `falling` points in 28 days is on the list
     `falling_accounts`, whatever its band.
     """
 

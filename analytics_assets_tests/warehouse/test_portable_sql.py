@@ -75,6 +75,7 @@ PARAMETERS: dict[str, Any] = {
     "window_start_at": datetime(2026, 1, 19, 12, tzinfo=UTC),
     "window_end_at": datetime(2026, 3, 30, 12, tzinfo=UTC),
     "blocks": 70,
+    "ends": 70,
     "block": 69,
     "evening": date(2026, 3, 29),
     "stood_on": date(2026, 3, 28),
@@ -385,8 +386,11 @@ _GIVEN = {
         CAST(1774659600 AS BIGINT) AS start_second, CAST(1774677600 AS BIGINT) AS end_second FROM range(4) AS t(i)""",
     "health_hours": """SELECT CAST(68 + i AS BIGINT) AS block, to_timestamp(1774782000 + 86400 * i) AS hour,
         CAST(DATE '2026-03-29' + CAST(i AS INTEGER) AS DATE) AS event_date, CAST(11 AS BIGINT) AS hour_of_day,
+        CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS judged_on,
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS evening,
         CAST(DATE '2026-02-28' + CAST(i AS INTEGER) AS DATE) AS month_ago FROM range(2) AS t(i)""",
+    "health_evenings": """SELECT CAST(68 + i AS BIGINT) AS block,
+        CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS as_of_date FROM range(2) AS t(i)""",
 }
 """What code hands to a file, as a query."""
 

@@ -1,6 +1,7 @@
 -- One row per account and hour of health_hours, unless its contract is known to have ended by the evening before: its health at the
 -- hour's end. Scores and shares come in tenths of a point, coverage in thousandths; the hour is the last of its block of health_scores.
 -- An account of `accounts` without an event in six weeks is in no row of health_scores: its score is 0.
+-- The band is that of the evening judged_on (evening_bands). Who had no score then, or is silent now, is in the band of its score.
 -- A name that `accounts` does not know is an account if it was first used on the day of the hour. Used before, it is a person's name
 -- from before a merger, which usage of later days no longer has.
 WITH known AS (
@@ -32,7 +33,7 @@ current_scores AS (
     SELECT
         r.account_id, r.block, r.score, r.coverage, r.active_users_share, r.events_share, r.features_share, r.recency_share,
         r.seats_share, r.active_users_weight, r.events_weight, r.features_weight, r.recency_weight, r.seats_weight, r.reasons,
-        k.first_seen_date
+        k.first_seen_date, 0 AS is_silent
     FROM health_reasons AS r
     INNER JOIN health_hours AS h ON r.block = h.block
     LEFT JOIN told_evenings AS t ON r.block = t.block
@@ -47,58 +48,9 @@ current_scores AS (
                 THEN 'no activity for more than 41 days'
             ELSE 'no activity since it was first seen on ' || CAST(s.first_seen_date AS VARCHAR)
         END AS reasons,
-        s.first_seen_date
+        s.first_seen_date, 1 AS is_silent
     FROM silent AS s
     INNER JOIN health_hours AS h ON s.block = h.block
-),
-history AS (
-    SELECT account_id, block, score, 0 AS is_silent
-    FROM health_scores
-    WHERE score IS NOT NULL
-    UNION ALL
-    SELECT account_id, block, 0 AS score, 1 AS is_silent
-    FROM silent
-    WHERE coverage > 0
-),
--- Each edge is a switch that only a score beyond its hysteresis turns. The lowest digit holds the side.
-turns AS (
-    SELECT
-        *,
-        CASE
-            WHEN score >= 10 * (CAST($healthy AS DOUBLE) + $hysteresis) THEN 2 * block + 1
-            WHEN score < 10 * (CAST($healthy AS DOUBLE) - $hysteresis) THEN 2 * block
-        END AS turned_healthy,
-        CASE
-            WHEN score < 10 * (CAST($at_risk AS DOUBLE) - $hysteresis) THEN 2 * block + 1
-            WHEN score >= 10 * (CAST($at_risk AS DOUBLE) + $hysteresis) THEN 2 * block
-        END AS turned_at_risk,
-        2 * block + CASE WHEN score >= 10 * CAST($healthy AS DOUBLE) THEN 1 ELSE 0 END AS plainly_healthy,
-        2 * block + CASE WHEN score < 10 * CAST($at_risk AS DOUBLE) THEN 1 ELSE 0 END AS plainly_at_risk
-    FROM history
-),
--- The last turn of the 29 days that end with the hour decides; without one, the oldest score against the plain edge.
--- That an account was silent then counts in no later hour.
-past_month AS (
-    SELECT
-        account_id,
-        block,
-        COALESCE(
-            turned_healthy,
-            MAX(CASE WHEN is_silent = 0 THEN turned_healthy END) OVER days,
-            MIN(CASE WHEN is_silent = 0 THEN plainly_healthy END) OVER days,
-            plainly_healthy
-        ) % 2 AS is_healthy,
-        COALESCE(
-            turned_at_risk,
-            MAX(CASE WHEN is_silent = 0 THEN turned_at_risk END) OVER days,
-            MIN(CASE WHEN is_silent = 0 THEN plainly_at_risk END) OVER days,
-            plainly_at_risk
-        ) % 2 AS is_at_risk,
-        MAX(CASE WHEN is_silent = 0 THEN score END) OVER (
-            PARTITION BY account_id ORDER BY block RANGE BETWEEN 28 PRECEDING AND 28 PRECEDING
-        ) AS oldest_score
-    FROM turns
-    WINDOW days AS (PARTITION BY account_id ORDER BY block RANGE BETWEEN 28 PRECEDING AND CURRENT ROW)
 )
 SELECT
     CAST(h.event_date AS DATE) AS event_date,
@@ -109,10 +61,13 @@ SELECT
         WHEN c.score IS NULL THEN NULL
         WHEN m.is_healthy = 1 THEN 'healthy'
         WHEN m.is_at_risk = 1 THEN 'at risk'
+        WHEN m.account_id IS NOT NULL THEN 'neutral'
+        WHEN c.score >= 10 * CAST($healthy AS DOUBLE) THEN 'healthy'
+        WHEN c.score < 10 * CAST($at_risk AS DOUBLE) THEN 'at risk'
         ELSE 'neutral'
     END AS band,
     CAST(
-        CAST(c.score - COALESCE(m.oldest_score, CASE WHEN c.first_seen_date <= h.month_ago THEN 0 END) AS DOUBLE) / 10
+        CAST(c.score - COALESCE(t.score, CASE WHEN c.first_seen_date <= h.month_ago THEN 0 END) AS DOUBLE) / 10
         AS DECIMAL(4, 1)
     ) AS trend,
     '{' || CONCAT_WS(
@@ -142,4 +97,5 @@ SELECT
     c.reasons
 FROM current_scores AS c
 INNER JOIN health_hours AS h ON c.block = h.block
-LEFT JOIN past_month AS m ON c.account_id = m.account_id AND c.block = m.block
+LEFT JOIN evening_bands AS m ON c.account_id = m.account_id AND h.judged_on = m.as_of_date AND c.is_silent = 0
+LEFT JOIN health_scores AS t ON c.account_id = t.account_id AND c.block - 28 = t.block

@@ -19,6 +19,7 @@ from analytics_assets.saas.health.scoring import (
     at_the_same_time,
     health_of_hours,
     hours_between,
+    judge_evenings_before,
     last_block,
     measure,
     read_usage,
@@ -45,7 +46,12 @@ ACCOUNT_HEALTH = Table(
         Column(
             "score", "DECIMAL(4,1)", "Health, higher is healthier; NULL where no component is known.", "points", nullable=True
         ),
-        Column("band", "VARCHAR", "`healthy`, `neutral` or `at risk`; NULL without a score.", nullable=True),
+        Column(
+            "band",
+            "VARCHAR",
+            "`healthy`, `neutral` or `at risk`, as of the newest evening, this hour's if it ends a day; NULL without a score.",
+            nullable=True,
+        ),
         Column("trend", "DECIMAL(4,1)", "Score less the score 28 days ago; NULL without one.", "points", nullable=True),
         Column(
             "components", "VARCHAR", "Points from each component, as JSON; their sum is the score. A missing one is left out."
@@ -86,9 +92,11 @@ def account_health(work: Work) -> Mapping[str, Staged]:
     A part that cannot be known (less than 14 days of past, no seats, fewer than ten peers) is left out, the others weigh
     more, and `coverage` says how much of the weight is there. An account that was not used for 42 days has 0.
 
-    Bands have the edges of `[health]`; an edge is only crossed by a score that lies `hysteresis` points beyond it, judged over the 29
-    daily scores that end with the hour, each computed again from usage. Read the trend first, then the reasons; what became of
-    accounts in each band stands in `health_outcomes`.
+    Bands have the edges of `[health]`. A band is judged at the end of a business day, over the scores of the last 28 evenings, each
+    computed again from usage: an edge is only crossed by one that lies `hysteresis` points beyond it. It holds until the next day ends,
+    so the last hour of a day may move it, and no other; a steep fall shows at once in score, trend and reasons. Who had no score in the
+    evening, or has just been silent for six weeks, is in the band of the hour's score. Read the trend first, then the reasons; what
+    became of accounts in each band stands in `health_outcomes`.
     """
     clock = work.platform.clock
     hours = hours_between(work.window.start, work.window.end)
@@ -99,8 +107,9 @@ def account_health(work: Work) -> Mapping[str, Staged]:
     for first in range(0, len(hours), HOURS_AT_ONCE):
         at_once = hours[first : first + HOURS_AT_ONCE]
         read_usage(work, at_once[0], at_once[-1])
+        judge_evenings_before(work, work.settings.health, at_once)
         for same_time in at_the_same_time(at_once):
-            measure(work, same_time[-1], len(same_time))
+            measure(work, same_time[-1], len(same_time), between=False)
             score(work, work.settings.health)
             rows = work.rows_of(
                 ACCOUNT_HEALTH, health_of_hours(work, work.settings.health, same_time, last_block(len(same_time)))
@@ -128,36 +137,51 @@ def _bands_page(rows: pa.Table) -> str:
 
 
 def plot_worst_accounts(work: Work, rows: pa.Table) -> bytes:
-    """A PNG: the daily scores of the accounts that lost most in 28 days, up to the last hour, with the edges of the bands."""
+    """A PNG: scores of the accounts that lost most in 28 days, evening by evening up to the last hour, with the edges of the bands."""
     import altair as alt
     import vl_convert as vlc
 
-    frame = pl.DataFrame(rows)
-    last = frame.filter(pl.col("hour") == pl.col("hour").max(), pl.col("trend") < 0).sort("trend", "account_id")
-    worst = last.head(ACCOUNTS_PLOTTED)["account_id"].to_list()
-    days = work.connection.sql(
-        """SELECT account_id, block - max(block) OVER () AS day, score / 10 AS score FROM health_scores
-        WHERE block >= (SELECT max(block) FROM health_scores) - $days AND list_contains($worst, account_id)
-        ORDER BY account_id, block""",
-        params={"days": BAND_DAYS, "worst": worst},
-    ).pl()
-    silent = pl.DataFrame(
-        [{"account_id": name, "day": 0, "score": 0.0} for name in sorted(set(worst) - set(days.filter(day=0)["account_id"]))],
-        days.schema,
-    )
     health = work.settings.health
     end = work.window.end.astimezone(work.settings.business.zone)
     edges = alt.Chart(pl.DataFrame({"score": [health.healthy, health.at_risk]})).mark_rule(strokeDash=[4, 4]).encode(y="score:Q")
     lines = (
-        alt.Chart(pl.concat([days, silent]), title=f"Health of the accounts that lost most in 28 days, to {end:%Y-%m-%d %H:%M}")
+        alt.Chart(worst_accounts(work, rows), title=f"Health of the accounts that lost most in 28 days, to {end:%Y-%m-%d %H:%M}")
         .mark_line(point=alt.OverlayMarkDef(size=12))
         .encode(
             alt.X("day:Q", title="days before the end of the hour", scale=alt.Scale(domain=[-BAND_DAYS, 0])),
             alt.Y("score:Q", title="points", scale=alt.Scale(domain=[0, 100])),
-            alt.Color("account_id:N", title="account", sort=worst),
+            alt.Color("account:N", title="account", sort=None),
         )
     )
     return vlc.vegalite_to_png((lines + edges).properties(width=420, height=240).to_json(), scale=1.5)
+
+
+def worst_accounts(work: Work, rows: pa.Table) -> pl.DataFrame:
+    """The accounts that lost most in 28 days, the worst first: `account`, `day` (0 is the end of the last hour) and `score`.
+
+    A score for each of the last 28 evenings, for the end of the hour, and for 28 days before that. Where people are accounts, no one is
+    named: `account` is the place.
+    """
+    frame = pl.DataFrame(rows).with_columns(pl.col("score", "trend").cast(pl.Float64))
+    last = frame.filter(pl.col("hour") == pl.col("hour").max(), pl.col("trend") < 0).sort("trend", "account_id")
+    worst = last.head(ACCOUNTS_PLOTTED).with_row_index("place", 1)
+    evening = work.platform.clock.begins(work.platform.clock.day_of(work.window.end))
+    evenings = work.connection.sql(
+        """SELECT account_id, -$since - evenings_before AS day, score / 10 AS score FROM evening_scores
+        WHERE evenings_before < $days AND list_contains($worst, account_id)""",
+        params={
+            "since": (work.window.end - evening) / timedelta(days=1),
+            "days": BAND_DAYS,
+            "worst": worst["account_id"].to_list(),
+        },
+    ).pl()
+    ends = [
+        worst.select("account_id", day=pl.lit(0.0), score="score"),
+        worst.select("account_id", day=pl.lit(float(-BAND_DAYS)), score=pl.col("score") - pl.col("trend")),
+    ]
+    account = pl.format("{}.", "place") if work.settings.accounts.are == "people" else pl.col("account_id")
+    placed = pl.concat([evenings, *ends]).unique().join(worst.select("account_id", "place"), on="account_id")
+    return placed.sort("place", "day").select(account=account, day="day", score="score")
 
 
 def account_health_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:
@@ -191,7 +215,7 @@ def account_health_asset(platform: Platform, condition: dg.AutomationCondition) 
                     FROM rows AS r JOIN evenings AS e ON e.hour = r.hour
                     JOIN accounts AS a ON a.as_of_date = e.evening AND a.account_id = r.account_id GROUP BY ALL
                 )
-                SELECT w.hour, w.accounts AS wanted, coalesce(f.accounts, 0) AS found, f.ended
+                SELECT w.hour, w.accounts AS wanted, coalesce(f.accounts, 0) AS found, f.ended AS account_id
                 FROM wanted AS w LEFT JOIN found AS f ON f.hour = w.hour
                 WHERE coalesce(f.accounts, 0) <> w.accounts OR f.ended IS NOT NULL""",
             ),

@@ -10,8 +10,17 @@ import polars as pl
 from scipy.stats import rankdata
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
-from analytics_assets.saas.health.outcomes import ended_since, last_hour
-from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
+from analytics_assets.saas.health.outcomes import ended_since
+from analytics_assets.saas.health.scoring import (
+    WINDOW_DAYS,
+    health_of_hours,
+    judge_evenings_before,
+    last_block,
+    last_hour,
+    measure,
+    read_usage,
+    score,
+)
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import attach, engine
@@ -73,7 +82,6 @@ def weights_effect(platform: Platform, new: Settings) -> Effect:
         work.read(ACCOUNTS, in_memory=True)
 
         read_usage(work, newest, newest)
-        measure(work, newest)
         now, then = (_scored(work, settings, newest) for settings in (platform.settings, new))
         both = now.join(then, on="account_id", suffix="_new").drop_nulls(["band", "band_new"])
         moves = both.group_by("band", "band_new").len().sort("band", "band_new")
@@ -98,6 +106,8 @@ def weights_effect(platform: Platform, new: Settings) -> Effect:
 
 
 def _scored(work: Work, settings: Settings, hour: datetime) -> pl.DataFrame:
+    judge_evenings_before(work, settings.health, [hour])
+    measure(work, hour, between=False)
     score(work, settings.health)
     rows = health_of_hours(work, settings.health, [hour], last_block()).pl()
     return rows.select("account_id", "band", pl.col("score").cast(pl.Float64))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, timedelta
-from itertools import groupby
 from pathlib import Path
 
 import dagster as dg
@@ -13,8 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
-from analytics_assets.saas.health.outcomes import last_hour, latest_outcomes
-from analytics_assets.saas.health.scoring import WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
+from analytics_assets.saas.health.outcomes import latest_outcomes
+from analytics_assets.saas.health.scoring import (
+    WINDOW_DAYS,
+    health_of_hours,
+    judge_evenings,
+    last_block,
+    last_hour,
+    measure,
+    read_usage,
+    score,
+    whole_days_apart,
+)
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.tables import Column, Table
@@ -79,12 +88,11 @@ def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
     known = f"as_of_date >= '{work.window.first_day - timedelta(days=1)}' AND as_of_date <= '{work.window.last_day}'"
     work.read(ACCOUNTS, known, in_memory=True)
     found: dict[date, pa.Table] = {}
-    # Ends of days that lie whole days apart share their blocks of 24 hours; the clock changes twice a year.
-    for _, days in groupby(work.days, key=lambda day: last_hour(work, day).timestamp() % 86_400):
-        same_time = list(days)
+    for same_time in whole_days_apart(work, work.days):
         measured = len(same_time) + SINCE_DAYS
         measure(work, last_hour(work, same_time[-1]), measured)
         score(work, work.settings.health)
+        judge_evenings(work, work.settings.health, same_time, last_block(measured))
         ends = [last_hour(work, day) for day in same_time]
         health = health_of_hours(work, work.settings.health, ends, last_block(measured)).to_arrow_table()
         for back, (day, end) in enumerate(zip(reversed(same_time), reversed(ends), strict=True)):

@@ -1,6 +1,7 @@
--- One row per account and block of 24 hours with an event in the 42 blocks that end with it: what its health is made of at the
--- block's end. now: the last 14 blocks; expected: 14 blocks of the 28 before them, counted from the account's first; own_...: from
--- the account's own past, 0 to 1; peers_...: its place among all accounts of that moment, 0 to 1. NULL: cannot be known.
+-- One row per account and block of 24 hours with an event in the 42 blocks that end with it, for the first $ends and the last $ends of
+-- the blocks that have 42: what its health is made of at the block's end. now: the last 14 blocks; expected: 14 blocks of the 28 before
+-- them, counted from the account's first; own_...: from the account's own past, 0 to 1; peers_...: its place among all accounts of that
+-- moment, 0 to 1. NULL: cannot be known.
 WITH digits AS (
     SELECT n
     FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS t (n)
@@ -62,7 +63,7 @@ dated AS (
         COALESCE(seats, 1) AS seats_or_one,
         CASE WHEN block - first_block >= 27 THEN CAST(block - first_block - 13 AS DOUBLE) END AS days_past
     FROM sums
-    WHERE block >= 41 AND last_hour IS NOT NULL
+    WHERE block >= 41 AND (block < 41 + $ends OR block >= $blocks - $ends) AND last_hour IS NOT NULL
 ),
 measured AS (
     SELECT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,17 @@ import polars as pl
 import pyarrow as pa
 
 from analytics_assets.saas.accounts.assets import ACCOUNTS
-from analytics_assets.saas.health.scoring import BANDS, WINDOW_DAYS, health_of_hours, last_block, measure, read_usage, score
+from analytics_assets.saas.health.scoring import (
+    BANDS,
+    WINDOW_DAYS,
+    health_of_hours,
+    judge_evenings,
+    last_block,
+    last_hour,
+    measure,
+    read_usage,
+    score,
+)
 from analytics_assets.settings import Health
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
@@ -79,15 +89,11 @@ def ended_since(work: Work, health: Health, stood_on: date, day: date) -> pl.Dat
     Reads `health_points` of the last hour of `stood_on` and `accounts`.
     """
     score(work, health)
+    judge_evenings(work, health, [stood_on], last_block())
     rows = health_of_hours(work, health, [last_hour(work, stood_on)], last_block())
     work.connection.register("account_health", rows.to_arrow_table())
     days = {"stood_on": stood_on, "evening": stood_on - timedelta(days=1), "as_of": day}
     return work.sql(_HERE / "ended_since.sql", **days).pl()
-
-
-def last_hour(work: Work, day: date) -> datetime:
-    """The last hour of a business day."""
-    return work.platform.clock.begins(day + timedelta(days=1)) - timedelta(hours=1)
 
 
 def wilson(ended: int, accounts: int) -> tuple[float, float]:

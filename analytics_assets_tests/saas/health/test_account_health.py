@@ -192,7 +192,7 @@ def test_no_account_is_blamed_for_what_befalls_all(vendor) -> None:
     usual, worse, better = of(rows, "a00"), of(rows, "far less"), of(rows, "steady")
     # The median ratio, a half, is theirs: nothing fell. One of 13 others is behind and 11 are equal, 6.5 / 13: peers 0.5.
     assert usual["components"]["active_users"] == pytest.approx((1 + 2 * 0.5) / 3 * 30 / 0.85, abs=0.1)
-    # ((30 + 20 + 20) x 2 / 3 + 15) / 0.85 = 72.55, on each of the 29 days: not 3 points beyond an edge, and above 70 on the first.
+    # ((30 + 20 + 20) x 2 / 3 + 15) / 0.85 = 72.55, on each of the 28 evenings: not 3 points beyond an edge, and above 70 on the first.
     assert usual["score"] == Decimal("72.5")
     assert usual["reasons"] is None and usual["band"] == "healthy"
     assert worse["components"]["active_users"] == 0 and worse["reasons"].startswith("active users down 88 % in 14 days")
@@ -312,16 +312,21 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
             f["score"] = shown
         return found
 
-    points = [halves(hour - timedelta(days=back)) for back in range(28, -1, -1)]
+    judged_on = clock.day_of(hour + timedelta(hours=1)) - timedelta(days=1)
+    evening_hour = clock.begins(judged_on + timedelta(days=1)) - timedelta(hours=1)
+    evenings = [halves(evening_hour - timedelta(days=back)) for back in range(27, -1, -1)]
+    at_hour, month_before = halves(hour), halves(hour - timedelta(days=28))
     result = {}
-    for account in set(points[-1]) | set(known):
+    for account in set(at_hour) | set(known):
         if account in known and known[account]["ended_on"] is not None:
             continue
-        now = points[-1].get(account)
+        now = at_hour.get(account)
         used_today = now and clock.day_of(hour - timedelta(hours=now["idle"])) == clock.day_of(hour)
         if known and account not in known and not used_today:
             continue
-        scores = [p[account]["score"] for p in points[:-1] if account in p] + [now["score"] if now else 0]
+        score = now["score"] if now else 0
+        judged = now and account in evenings[-1]
+        scores = [e[account]["score"] for e in evenings if account in e] if judged else [score]
         band = "healthy" if scores[0] >= 10 * health.healthy else "at risk" if scores[0] < 10 * health.at_risk else "neutral"
         for tenths in scores:
             up, down, slack = 10 * health.healthy, 10 * health.at_risk, 10 * health.hysteresis
@@ -329,14 +334,14 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                 band = "neutral"
             if band == "neutral":
                 band = "healthy" if tenths >= up + slack else "at risk" if tenths < down - slack else "neutral"
-        then = points[0][account]["score"] if account in points[0] else None
+        then = month_before[account]["score"] if account in month_before else None
         month_ago = clock.day_of(hour - timedelta(days=28)) - timedelta(days=1)
         if then is None and account in known and known[account]["first_seen_date"] <= month_ago:
             then = 0
         result[account] = {
-            "score": scores[-1] / 10,
+            "score": score / 10,
             "band": band,
-            "trend": None if then is None else (scores[-1] - then) / 10,
+            "trend": None if then is None else (score - then) / 10,
             "now": now,
             "components": {name: tenths / 10 for name, tenths in now["shares"].items()} if now else None,
             "coverage": now["weight"] / 100 if now else None,
@@ -479,6 +484,28 @@ def test_a_range_of_hours_is_what_the_hours_are_alone_in_any_order(vendor) -> No
     random.Random(5).shuffle(hours)
     alone = pl.concat([vendor.health(hour) for hour in hours])
     assert digests(alone) == digests(together)
+
+
+def test_a_band_moves_only_with_the_hour_that_ends_a_day_when_its_score_lies_beyond_the_edge(vendor) -> None:
+    """Over nine days of hours; the clock of London goes forward on 29 March. Nobody here has their first day in them."""
+    vendor.zone = "Europe/London"
+    fill(vendor, seed=3, days=92)
+    vendor.open()
+    clock, health = vendor.platform.clock, vendor.platform.settings.health
+    rows = vendor.health(clock.begins(date(2026, 3, 23)), hours=24 * 9).with_columns(pl.col("score").cast(pl.Float64))
+    moved = 0
+    for of_account in rows.sort("account_id", "hour").partition_by("account_id"):
+        for before, row in pairwise(of_account.iter_rows(named=True)):
+            if row["band"] == before["band"]:
+                continue
+            moved += 1
+            score, bands = row["score"], {before["band"], row["band"]}
+            assert clock.day_of(row["hour"] + timedelta(hours=1)) > row["event_date"], row
+            if "healthy" in bands:
+                assert not abs(score - health.healthy) < health.hysteresis, row
+            if "at risk" in bands:
+                assert not abs(score - health.at_risk) < health.hysteresis, row
+    assert moved > 5
 
 
 def digests(rows: pl.DataFrame) -> list[tuple[Any, ...]]:

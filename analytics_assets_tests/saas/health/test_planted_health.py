@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from analytics_assets.home import Home
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.falling import SINCE_DAYS
-from analytics_assets.saas.health.scoring import health_of_hours, last_block, measure, score
+from analytics_assets.saas.health.scoring import health_of_hours, judge_evenings, last_block, measure, score
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
 from analytics_assets.settings import Health, parse_settings
 from analytics_assets.simulation.software import SoftwareCompany, SoftwareHistory, simulate
@@ -61,6 +61,7 @@ def company(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         work.read(ACCOUNTS, in_memory=True)
         measure(work, end - timedelta(hours=1), days)
         score(work, platform.settings.health)
+        judge_evenings(work, platform.settings.health, [planted.last_day], last_block(days))
         evenings = [end - timedelta(hours=1, days=back) for back in reversed(range(days))]
         rows = health_of_hours(work, platform.settings.health, evenings, last_block(days)).pl()
         age = planted.days - 1 - (pl.lit(evenings[-1]) - pl.col("hour")).dt.total_days()
