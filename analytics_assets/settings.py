@@ -122,7 +122,7 @@ class Properties(_Table):
 
 
 class Identity(_Table):
-    """How identities become customers."""
+    """How identities become customers. A word in `blocked`, such as null, stands for nobody: it joins no people and names no account."""
 
     anonymous_pattern: str = r"^[A-Za-z0-9+/]{27}=$"
     blocked: tuple[str, ...] = (
@@ -155,7 +155,7 @@ class Accounts(_Table):
     """What an account is, and what counts as using a feature of the product.
 
     `are = "named"`: the account that a record names (`[properties] account_id`: a property, or a group call, which arrives as
-    one), else the one that its person named last. `are = "people"`: every person is an account. An event uses the feature that
+    one; a word of `[identity] blocked` names none), else the one that its person named last. `are = "people"`: every person is an account. An event uses the feature that
     its property (`[properties] feature`) names; without one, an event named in `feature_events` is a feature of its own, and
     where that list is empty every event is that `not_features` does not name and that is no purchase or refund.
 

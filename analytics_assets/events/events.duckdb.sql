@@ -15,7 +15,13 @@ kinds AS (
 named AS (
     SELECT
         *,
-        CASE WHEN properties <> '{}' THEN list_filter(json_extract_string(properties, $account_id), lambda v: v <> '')[1] END AS account_id,
+        CASE
+            WHEN properties <> '{}'
+                THEN list_filter(
+                    [trim(v) FOR v IN json_extract_string(properties, $account_id)],
+                    lambda v: v <> '' AND NOT list_contains($blocked, lower(v))
+                )[1]
+        END AS account_id,
         CASE WHEN properties <> '{}' THEN list_filter(json_extract_string(properties, $feature), lambda v: v <> '')[1] END AS feature,
         CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $order_id), lambda v: v <> '')[1] END AS order_id,
         CASE WHEN order_kind IS NOT NULL THEN list_filter(json_extract_string(properties, $revenue), lambda v: v <> '')[1] END AS revenue_text,

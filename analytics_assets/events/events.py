@@ -26,7 +26,8 @@ def events(work: Work) -> Mapping[str, pa.Table]:
     A line that the export repeats counts once. Events keep the identity that they came with; who that is, is the business
     of `identities`. The properties that the settings name (order id, revenue, product, ...) stand in columns of their own.
     Property sets that came without an event (item lines of orders among them) stand beside it in `property_sets`, and what
-    both say of accounts and their contracts in `account_records`.
+    both say of accounts and their contracts in `account_records`. A word of `[identity] blocked`, such as null, names
+    no account.
 
     Read it as the log that every other number is computed from: if a figure looks wrong, look here first.
     """
@@ -61,6 +62,7 @@ def rows_between(work: Work, start: datetime, end: datetime) -> dict[str, pa.Tab
         "time_zone": work.settings.business.time_zone,
         "purchase": list(work.settings.events.purchase),
         "refund": list(work.settings.events.refund),
+        "blocked": list(work.settings.identity.blocked),
         "any_product_id": json_paths(names.returned_product_id + names.purchased_product_id),
         "any_product_name": json_paths(names.returned_product_name + names.purchased_product_name),
         **{name: json_paths(value) for name, value in names},
@@ -124,7 +126,7 @@ def events_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.As
                 coalesce(CAST(min(received_until) AS VARCHAR), 'never') AS found FROM rows_of_incomplete_hours HAVING count(*) > 0""",
             )
         ],
-        settings=("events", "properties", "subscriptions"),
+        settings=("events", "properties", "subscriptions", "identity.blocked"),
         group="events",
         condition=condition,
     )

@@ -9,7 +9,9 @@ WITH first_lines AS (
 named AS (
     SELECT
         *,
-        list_filter(json_extract_string(properties, $account_id), lambda v: v <> '')[1] AS account_id,
+        list_filter(
+            [trim(v) FOR v IN json_extract_string(properties, $account_id)], lambda v: v <> '' AND NOT list_contains($blocked, lower(v))
+        )[1] AS account_id,
         list_filter(json_extract_string(properties, $purchased_product_id), lambda v: v <> '')[1] AS purchased_id,
         list_filter(json_extract_string(properties, $returned_product_id), lambda v: v <> '')[1] AS returned_id,
         list_filter(json_extract_string(properties, $any_product_name), lambda v: v IS NOT NULL)[1] AS any_name,

@@ -419,3 +419,12 @@ def test_bills_and_turns_of_a_contract_are_nobodys_activity_and_name_the_account
     assert rows == [(3, "A", 1, 1, 1, 1, 5)]
     assert company.rows(ACCOUNT_DAYS, columns="account_id, events, user_hours") == [("A", 1, 1)]
     assert company.rows(ACCOUNTS, "as_of_date = '2026-03-02'", "account_id, status, seats") == [("A", "active", 9)]
+
+
+def test_a_word_that_stands_for_nothing_names_no_account(company) -> None:
+    for number, name in enumerate(["null", " None ", "undefined", "-1", " ", " A ", "A"]):
+        company.event(f"p{number}", f"2026-03-02T10:0{number}:00", account_id=name)
+    company.told("p0", "2026-03-02T11:00:00", account_id="NULL", seats="4")
+    company.materialise()
+    assert company.rows(ACCOUNT_USAGE, columns="account_id, events") == [("A", 2)]
+    assert {row[0] for row in company.rows(ACCOUNTS, columns="account_id")} == {"A"}
