@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,13 +178,15 @@ def _materialize(
         lacking = lacks(platform.lake)
         rows = compute(work)
         shown_as = {table.name: "rows" if table is main else f"rows_of_{table.name}" for table in tables}
+        people_are_accounts = platform.settings.accounts.are == "people"
+        hidden = {name for table in (*platform.published_tables, *tables) for name in table.personal_columns(people_are_accounts)}
         for table in tables:
             show(connection, table, rows[table.name], shown_as[table.name])
         declaration = " UNION ALL ".join(
-            f"FROM ({_declared_violations(table, shown_as[table.name], window, rows[table.name])})" for table in tables
+            f"FROM ({_declared_violations(table, shown_as[table.name], window, rows[table.name], hidden)})" for table in tables
         )
         for name, query in {"as_declared": declaration, **{a.name: a.violations for a in audits}}.items():
-            found = _first_found(connection, query)
+            found = _first_found(connection, query, hidden)
             yield _check_result(name, not found, keys, {"violations": found} if found else {})
             if found:
                 meant = next((a.means for a in audits if a.name == name), _AS_DECLARED)
@@ -196,7 +198,7 @@ def _materialize(
         warned = [
             _check_result(a.name, not found, keys, {"means": a.means, "found": found} if found else {}, WARN)
             for a in warnings
-            for found in [_first_found(connection, a.violations)]
+            for found in [_first_found(connection, a.violations, hidden)]
         ]
         written = {
             table.name: write(work, table, rows[table.name], shown_as[table.name], context.run.run_id)
@@ -208,7 +210,7 @@ def _materialize(
             "delta_version": outcome.version,
             "inputs": {name: pin.version for name, pin in sorted(work.pins.items())},
             "unchanged": outcome.unchanged,
-            "preview": dg.MetadataValue.md(_preview(main, outcome.newest_rows, platform.settings.accounts.are == "people")),
+            "preview": dg.MetadataValue.md(_preview(main, outcome.newest_rows, people_are_accounts)),
             **work.metadata,
         }
         if plot:
@@ -248,12 +250,15 @@ def _check_result(
 ROWS_TOLD = 5
 
 
-def _first_found(connection: duckdb.DuckDBPyConnection, violations: str) -> list[str]:
-    """The first rows that a query finds, as people read them: `as_of_date 2026-03-31, currency GBP`; addresses are masked."""
+def _first_found(connection: duckdb.DuckDBPyConnection, violations: str, hidden: Collection[str]) -> list[str]:
+    """The first rows that a query finds, as people read them: `as_of_date 2026-03-31, currency GBP`.
+
+    Addresses and what stands in `hidden` columns, which tell who somebody is, are masked.
+    """
     # Where an order is asked for, parts of a query that each take the rows one after another run side by side.
     found = connection.sql(f"SELECT * FROM ({violations}) ORDER BY ALL LIMIT {ROWS_TOLD}")
-    rows = [", ".join(f"{name} {value}" for name, value in zip(found.columns, row, strict=True)) for row in found.fetchall()]
-    return [masked(row) for row in rows]
+    rows = [zip(found.columns, row, strict=True) for row in found.fetchall()]
+    return [masked(", ".join(f"{name} {'…' if name in hidden else value}" for name, value in row)) for row in rows]
 
 
 def masked(text: str) -> str:
@@ -265,11 +270,12 @@ def _span(keys: Sequence[str]) -> str:
     return keys[0] if len(keys) == 1 else f"{keys[0]} to {keys[-1]}"
 
 
-def _declared_violations(table: Table, name: str, window: Window, rows: Rows) -> str:
+def _declared_violations(table: Table, name: str, window: Window, rows: Rows, hidden: Collection[str]) -> str:
     """A query over the rows, which show as `name`, for what is not as declared, in two passes.
 
     Of staged rows each partition must come in one piece, in order of the key: they are compared with the row before, which
-    proves the keys unique in little memory. Their NULLs were counted when they were written.
+    proves the keys unique in little memory. Their NULLs were counted when they were written. Of a key that is not unique, `hidden`
+    columns are not told.
     """
     staged = rows if isinstance(rows, Staged) else None
     counts = {
@@ -283,7 +289,8 @@ def _declared_violations(table: Table, name: str, window: Window, rows: Rows) ->
     counted = ", ".join(f"{count} AS c{number}" for number, count in enumerate(counts.values()))
     found = ", ".join(f"('{table.name}: {what}', c{number})" for number, what in enumerate(counts))
     key = ", ".join(f'"{column}"' for column in table.key)
-    repeated = f"SELECT concat_ws(', ', {key}) AS which, count(*) AS times FROM {name} GROUP BY {key} HAVING times > 1"
+    told = "concat_ws(', ', " + ", ".join("'…'" if column in hidden else f'"{column}"' for column in table.key) + ")"
+    repeated = f"SELECT {told} AS which, count(*) AS times FROM {name} GROUP BY {key} HAVING times > 1"
     problem = "not unique"
     if staged:
         problem = "not unique, or out of order"
@@ -294,7 +301,7 @@ def _declared_violations(table: Table, name: str, window: Window, rows: Rows) ->
         for number, column in reversed(list(enumerate(table.key))):
             ascends = f'("{column}" > before{number} OR "{column}" = before{number} AND {ascends})'
         repeated = f"""SELECT coalesce(CAST(opened AS VARCHAR), first_key) AS which, times FROM (
-            SELECT opened, min(concat_ws(', ', {key})) AS first_key, count(*) AS times
+            SELECT opened, min({told}) AS first_key, count(*) AS times
             FROM (
                 SELECT {key}, CASE WHEN its_partition IS DISTINCT FROM partition_before THEN its_partition END AS opened, {ascends} AS ascends
                 FROM (SELECT {key}, {before}, {partition} AS its_partition, lag({partition}) OVER () AS partition_before FROM {name})

@@ -16,6 +16,7 @@ from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.lake import Lake, LakeError, predicate_for
+from analytics_assets.warehouse.tables import Column, Table
 from analytics_assets.warehouse.work import Platform, Work
 
 SETTINGS = '[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = 2011-11-01\nlast_day = 2011-11-04\n'
@@ -394,8 +395,6 @@ def test_nothing_is_computed_from_rows_that_lack_what_may_not_be_null(shop, shel
 
 
 def test_previews_do_not_show_who_somebody_is(shelf) -> None:
-    from analytics_assets.warehouse.tables import Column, Table
-
     table = Table(
         "people",
         "person",
@@ -418,6 +417,16 @@ def test_a_check_names_nobody_by_address(shop, shelf) -> None:
     [found] = [e.metadata["violations"].value for e in result.get_asset_check_evaluations() if e.check_name == "paid_for"]
     assert "‹address›" in found[0] and "ann.lee" not in found[0]
     assert "‹address›" in failure(result) and "ann.lee" not in failure(result)
+
+
+def test_a_check_tells_nothing_of_columns_that_say_who_somebody_is(shop, shelf, monkeypatch) -> None:
+    for hidden, told in (([], "sale_id ann, amount -1.00"), (["sale_id"], "sale_id …, amount -1.00")):
+        monkeypatch.setattr(Table, "personal_columns", lambda _table, _people, hidden=hidden: hidden)
+        result = shop.run(shelf.sale("ann", amount=-1))
+        [found] = [e.metadata["violations"].value for e in result.get_asset_check_evaluations() if e.check_name == "paid_for"]
+        assert found == [told] and told in failure(result)
+        result = shop.run(shelf.sale("ann"), shelf.sale("ann"))
+        assert ("key not unique: " + ("…" if hidden else "ann")) in failure(result)
 
 
 def test_what_is_more_than_the_memory_lies_in_the_home_while_it_is_needed(shop, shelf) -> None:
