@@ -82,6 +82,7 @@ PARAMETERS: dict[str, Any] = {
     "healthy": 60.0,
     "at_risk": 35.0,
     "hysteresis": 2.0,
+    "least_coverage": 0.2,
     "falling": 20.0,
     **{f"{component}_weight": weight for component, weight in Health().weights},
 }

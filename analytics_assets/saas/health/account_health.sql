@@ -1,7 +1,8 @@
 -- One row per account and hour of health_hours, unless its contract is known to have ended by the evening before: its health at the
 -- hour's end. Scores and shares come in tenths of a point, coverage in thousandths; the hour is the last of its block of health_scores.
 -- An account of `accounts` without an event in six weeks is in no row of health_scores: its score is 0.
--- The band is that of the evening judged_on (evening_bands). Who had no score then, or is silent now, is in the band of its score.
+-- The band is that of the evening judged_on (evening_bands). Who had none then, or is silent now, is in the band of its score; NULL where
+-- too little of that is known.
 -- A name that `accounts` does not know is an account if it was first used on the day of the hour. Used before, it is a person's name
 -- from before a merger, which usage of later days no longer has.
 WITH known AS (
@@ -62,6 +63,7 @@ SELECT
         WHEN m.is_healthy = 1 THEN 'healthy'
         WHEN m.is_at_risk = 1 THEN 'at risk'
         WHEN m.account_id IS NOT NULL THEN 'neutral'
+        WHEN c.coverage < 1000 * CAST($least_coverage AS DOUBLE) THEN NULL
         WHEN c.score >= 10 * CAST($healthy AS DOUBLE) THEN 'healthy'
         WHEN c.score < 10 * CAST($at_risk AS DOUBLE) THEN 'at risk'
         ELSE 'neutral'

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.health.outcomes import latest_outcomes
 from analytics_assets.saas.health.scoring import (
+    BAND_COVERAGE,
     BAND_DAYS,
     BANDS,
     WINDOW_DAYS,
@@ -49,7 +50,8 @@ ACCOUNT_HEALTH = Table(
         Column(
             "band",
             "VARCHAR",
-            "`healthy`, `neutral` or `at risk`, as of the newest evening, this hour's if it ends a day; NULL without a score.",
+            "`healthy`, `neutral` or `at risk`, as of the newest evening, this hour's if it ends a day; NULL (unknown) where no score of the "
+            f"last 28 evenings had a coverage of {BAND_COVERAGE:g}, nor has this one.",
             nullable=True,
         ),
         Column("trend", "DECIMAL(4,1)", "Score less the score 28 days ago; NULL without one.", "points", nullable=True),
@@ -60,7 +62,8 @@ ACCOUNT_HEALTH = Table(
         Column(
             "reasons",
             "VARCHAR",
-            "A fortnight without activity, then what costs most points; at most three. Never NULL of a score that is not healthy or has fallen.",
+            "A fortnight without activity, then what costs most points; at most three. Never NULL of a score that is not healthy or has fallen. "
+            "`down ... in 14 days` is against the four weeks before those 14 days, as two of them.",
             nullable=True,
         ),
     ),
@@ -94,9 +97,10 @@ def account_health(work: Work) -> Mapping[str, Staged]:
 
     Bands have the edges of `[health]`. A band is judged at the end of a business day, over the scores of the last 28 evenings, each
     computed again from usage: an edge is only crossed by one that lies `hysteresis` points beyond it. It holds until the next day ends,
-    so the last hour of a day may move it, and no other; a steep fall shows at once in score, trend and reasons. Who had no score in the
-    evening, or has just been silent for six weeks, is in the band of the hour's score. Read the trend first, then the reasons; what
-    became of accounts in each band stands in `health_outcomes`.
+    so the last hour of a day may move it, and no other; a steep fall shows at once in score, trend and reasons. Who had no band in the
+    evening, or has just been silent for six weeks, is in the band of the hour's score. A score with a coverage below a fifth (an account
+    of ten days, without ten others to compare it with) gives no band and moves none. Read the trend first, then the reasons; what became
+    of accounts in each band stands in `health_outcomes`.
     """
     clock = work.platform.clock
     hours = hours_between(work.window.start, work.window.end)
@@ -132,7 +136,7 @@ def _bands_page(rows: pa.Table) -> str:
         f"| {band} | {figures[band][0]:,} | {figures[band][1]:.1f} |" if band in figures else f"| {band} | 0 | |"
         for band in BANDS
     ]
-    unknown = f"\n\n{figures[None][0]:,} accounts have no score: no component is known." if None in figures else ""
+    unknown = f"\n\n{figures[None][0]:,} accounts have no band: too little is known of them." if None in figures else ""
     return "\n".join(["| band | accounts | mean score |", "|---|---:|---:|", *lines]) + unknown
 
 
@@ -197,10 +201,10 @@ def account_health_asset(platform: Platform, condition: dg.AutomationCondition) 
         audits=[
             Audit(
                 "scores_are_possible",
-                "Scores lie between 0 and 100, coverage between 0 and 1, and who has a score has a band.",
+                f"Scores lie between 0 and 100, coverage between 0 and 1, and who has a coverage of {BAND_COVERAGE:g} has a band.",
                 f"""SELECT hour, account_id, score, band, coverage FROM rows
-                WHERE score NOT BETWEEN 0 AND 100 OR coverage NOT BETWEEN 0 AND 1 OR (score IS NULL) <> (band IS NULL)
-                OR band NOT IN {BANDS}""",
+                WHERE score NOT BETWEEN 0 AND 100 OR coverage NOT BETWEEN 0 AND 1 OR score IS NULL AND band IS NOT NULL
+                OR band IS NULL AND coverage >= {BAND_COVERAGE} OR band NOT IN {BANDS}""",
             ),
             Audit(
                 "every_account_has_its_health",

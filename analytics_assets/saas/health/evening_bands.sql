@@ -1,8 +1,12 @@
--- One row per row of health_scores whose block ends with a business day of health_evenings, where it has a score: on which side of
--- each edge the account stood that evening (1 or 0).
+-- One row per row of health_scores whose block ends with a business day of health_evenings, unless too little is known of all 28 scores:
+-- on which side of each edge the account stood that evening (1 or 0).
 -- Each edge is a switch that only a score beyond its hysteresis turns. The last turn of 28 daily scores decides; without one, the
--- oldest of them against the plain edge. The lowest digit holds the side.
-WITH turns AS (
+-- oldest of them against the plain edge. A score of which too little is known counts in neither. The lowest digit holds the side.
+WITH known AS (
+    SELECT account_id, block, CASE WHEN coverage >= 1000 * CAST($least_coverage AS DOUBLE) THEN score END AS score
+    FROM health_scores
+),
+turns AS (
     SELECT
         account_id,
         block,
@@ -14,10 +18,9 @@ WITH turns AS (
             WHEN score < 10 * (CAST($at_risk AS DOUBLE) - $hysteresis) THEN 2 * block + 1
             WHEN score >= 10 * (CAST($at_risk AS DOUBLE) + $hysteresis) THEN 2 * block
         END AS turned_at_risk,
-        2 * block + CASE WHEN score >= 10 * CAST($healthy AS DOUBLE) THEN 1 ELSE 0 END AS plainly_healthy,
-        2 * block + CASE WHEN score < 10 * CAST($at_risk AS DOUBLE) THEN 1 ELSE 0 END AS plainly_at_risk
-    FROM health_scores
-    WHERE score IS NOT NULL
+        CASE WHEN score >= 10 * CAST($healthy AS DOUBLE) THEN 2 * block + 1 WHEN score IS NOT NULL THEN 2 * block END AS plainly_healthy,
+        CASE WHEN score < 10 * CAST($at_risk AS DOUBLE) THEN 2 * block + 1 WHEN score IS NOT NULL THEN 2 * block END AS plainly_at_risk
+    FROM known
 ),
 sides AS (
     SELECT
@@ -31,3 +34,4 @@ sides AS (
 SELECT CAST(e.as_of_date AS DATE) AS as_of_date, s.account_id, s.is_healthy, s.is_at_risk
 FROM sides AS s
 INNER JOIN health_evenings AS e ON s.block = e.block
+WHERE s.is_healthy IS NOT NULL

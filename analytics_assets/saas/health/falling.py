@@ -54,7 +54,7 @@ FALLING_ACCOUNTS = Table(
         Column(
             "reasons",
             "VARCHAR",
-            "What fell: the components that lost most points, at most three, the strongest first, each beside the 14 days that ended 28 days ago.",
+            "What fell: the components that lost most points, at most three, the strongest first, each against the 14 days that ended 28 days ago.",
             nullable=True,
         ),
     ),
@@ -68,8 +68,10 @@ def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
     """Accounts to call before they are at risk: those whose health lost `[health] falling` points within 28 days.
 
     A fall shows weeks before a low score does. `falling_since` tells the new ones from those that were on the list in the two weeks
-    before: a list to call from is today's, the new ones first, by what they pay. `reasons` say what fell, and by how much it stood lower
-    than 28 days before. An account leaves it when its fall has stopped, or its contract has ended.
+    before: a list to call from is today's, the new ones first, by what they pay. `reasons` say what fell, and by how much: the last 14
+    days against the 14 that ended 28 days ago, as the points do. (Those of `account_health` are against the four weeks before the last
+    14 days, so their percentages differ.) An account leaves it when its fall has stopped, or its contract has ended; without a band
+    it is not on it.
 
     It is a reason to look, no verdict. At simulated companies of 60 to 600 accounts, with 15 points about three of four accounts that
     decay are on it two weeks before they end, but one in 17 steady accounts is on it too, and a steady one comes onto it anew every

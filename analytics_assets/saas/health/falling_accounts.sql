@@ -1,6 +1,6 @@
--- One row per account whose contract had not ended by the end of $as_of and whose score lost at least $falling tenths of a point in
--- 28 days: the first of the last $blocks days on which it had, and what fell, at most three components, the one that lost most points
--- first. The end of $as_of is block $block of health_scores.
+-- One row per account with a band whose contract had not ended by the end of $as_of and whose score lost at least $falling tenths of a
+-- point in 28 days: the first of the last $blocks days on which it had, and what fell, at most three components, the one that lost most
+-- points first. The end of $as_of is block $block of health_scores.
 -- An account of account_health without a row in health_scores has not been used for six weeks: its score is 0.
 WITH ends AS (
     SELECT DISTINCT block
@@ -95,7 +95,7 @@ placed AS (
 worded AS (
     SELECT
         account_id,
-        'since ' || CAST(CAST($as_of AS DATE) + CAST(-28 AS INTEGER) AS VARCHAR) || ': ' || CONCAT_WS(
+        'against the 14 days to ' || CAST(CAST($as_of AS DATE) + CAST(-28 AS INTEGER) AS VARCHAR) || ': ' || CONCAT_WS(
             '; ',
             MAX(CASE WHEN place = 1 THEN reason END),
             MAX(CASE WHEN place = 2 AND lost >= 20 THEN reason END),
@@ -118,4 +118,4 @@ FROM since AS f
 INNER JOIN account_health AS h ON f.account_id = h.account_id
 INNER JOIN accounts AS a ON f.account_id = a.account_id AND a.as_of_date = $as_of
 LEFT JOIN worded AS w ON f.account_id = w.account_id
-WHERE f.last_block = $block AND a.ended_on IS NULL
+WHERE f.last_block = $block AND a.ended_on IS NULL AND h.band IS NOT NULL

@@ -23,6 +23,8 @@ POINT_DAYS = 42
 BAND_DAYS = 28
 """A band looks at the scores of this many evenings; the trend at the score of so many days before."""
 WINDOW_DAYS = POINT_DAYS + BAND_DAYS
+BAND_COVERAGE = 0.2
+"""A score of which less is known gives no band, and moves none: alone and under four weeks old, recency and seats are a tenth."""
 
 
 def hours_between(start: datetime, end: datetime) -> list[datetime]:
@@ -149,7 +151,7 @@ def _judged_on(work: Work, hour: datetime) -> date:
 
 
 def _edges(health: Health) -> dict[str, float]:
-    return {"healthy": health.healthy, "at_risk": health.at_risk}
+    return {"healthy": health.healthy, "at_risk": health.at_risk, "least_coverage": BAND_COVERAGE}
 
 
 def _weights(health: Health) -> dict[str, float]:

@@ -133,10 +133,12 @@ def test_the_reasons_say_what_fell_and_since_when(vendor) -> None:
     assert rows.keys() == {"less", "silent"}
     since, reasons = rows["less"].split(": ")
     told, points = zip(*(reason.removesuffix(" points)").split(" (-") for reason in reasons.split("; ")), strict=True)
-    assert since == "since 2026-03-03"
+    assert since == "against the 14 days to 2026-03-03"
     assert told == ("events down 50 %", "active users down 60 %", "features in use behind those of other accounts")
     assert sorted(map(float, points), reverse=True) == list(map(float, points)) and min(map(float, points)) >= 2
     assert "; no activity for 21 days (-15.0 points); " in rows["silent"]
     vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 0\nseats = 100\n"
     rows = falling(vendor, date(2026, 3, 31), date(2026, 3, 31)).filter(account_id="less")
-    assert rows["reasons"][0].startswith("since 2026-03-03: at most 4 of 20 seats in use in an hour, before 10 of 10 (-")
+    assert rows["reasons"][0].startswith(
+        "against the 14 days to 2026-03-03: at most 4 of 20 seats in use in an hour, before 10 of 10 (-"
+    )
