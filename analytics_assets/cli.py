@@ -41,7 +41,7 @@ def main() -> None:
     for command in (run, check):
         command.add_argument("--exports", default=os.environ.get("EXPORTS") or None, help="the export's folder")
         command.add_argument("--format", default=os.environ.get("FORMAT") or "kissmetrics", help="kissmetrics")
-    accept = commands.add_parser("accept", help="load a file again whose content has changed")
+    accept = commands.add_parser("accept", help="read loaded files again, whether or not their content has changed")
     accept.add_argument("files", nargs="+", help="as named in export_files, for example revisions/12.json")
     sent = commands.add_parser("sent", help="record that the e-mail list of a day was handed over; it is never sent twice")
     sent.add_argument("day", type=_day, help="the list's business day, for example 2026-03-31")

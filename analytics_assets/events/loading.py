@@ -88,7 +88,7 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
     Args:
         settings: the business's settings.
         home: where to load to, and which export it holds.
-        accept: files whose changed content is to replace the loaded one.
+        accept: files to read again, whose content replaces what was loaded of them.
 
     Raises:
         ExportError: the folder is no export, or a loaded file has changed and was not accepted.
@@ -147,21 +147,19 @@ def load(settings: Settings, home: Home, accept: Sequence[str] = ()) -> Loaded:
 
 
 def _is_new(file: ExportFile, known: dict[str, tuple[str, int, datetime]], folder: Path, accepted: bool) -> bool:
-    if file.name not in known:
+    if file.name not in known or accepted:
         return True
     sha256, size, modified = known[file.name]
     unchanged = size == file.size and modified == _modified(file)
     if not unchanged:
         with open(file.path, "rb") as content:
             unchanged = hashlib.file_digest(content, "sha256").hexdigest() == sha256
-    if unchanged and accepted:
-        raise ExportError(f"{folder / file.name}: the content is that which was loaded; there is nothing to accept.")
-    if not unchanged and not accepted:
+    if not unchanged:
         raise ExportError(
             f"{folder / file.name}: the content has changed since it was loaded. If the new content is right, accept it, with the "
             f"same ANALYTICS_HOME: .venv/bin/analytics-assets accept {file.name}. Nothing was loaded."
         )
-    return not unchanged
+    return False
 
 
 def _modified(file: ExportFile) -> datetime:

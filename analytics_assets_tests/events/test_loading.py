@@ -8,6 +8,7 @@ import pytest
 
 from analytics_assets.definitions import build_definitions
 from analytics_assets.events import loading
+from analytics_assets.warehouse.engine import attach, engine
 
 LATE_HOUR = "2011-10-30-20:00"
 
@@ -95,6 +96,25 @@ def test_a_changed_file_that_somebody_accepted_marks_its_hours(branch, lines, ho
     os.utime(path, (1, 1))
     loading.load(branch.settings, branch.home, accept=["revisions/12.json"])
     assert hourly_load() and marks(branch, LATE_HOUR) == 2
+
+
+def test_a_file_that_an_earlier_version_read_otherwise_is_read_again_as_a_whole(branch) -> None:
+    """`Order: Paid` once landed as `order  paid`, under another id: a repetition would count twice until the file is read again."""
+    files = ["revisions/1.json", "revisions/2.json"]
+    query = "SELECT file, line_number, record_id, name, properties FROM records ORDER BY file, line_number"
+    landed = branch.lake_query(query, loading.RECORDS)
+    lake = branch.platform().lake
+    with engine() as connection:
+        attach(connection, lake.pin(loading.RECORDS))
+        as_before = connection.sql(
+            """SELECT * REPLACE (name || '  paid' AS name, md5(record_id) AS record_id) FROM records
+            WHERE file IN ('revisions/1.json', 'revisions/2.json')"""
+        ).to_arrow_table()
+    schema = loading.RECORDS.arrow_schema()
+    lake.replace(loading.RECORDS, as_before.cast(schema), "file IN ('revisions/1.json', 'revisions/2.json')", {})
+    assert branch.lake_query(query, loading.RECORDS) != landed
+    assert loading.load(branch.settings, branch.home, accept=files).files == files
+    assert branch.lake_query(query, loading.RECORDS) == landed
 
 
 def test_the_first_load_marks_the_hours_of_the_lookback_alone(new_company, lines) -> None:
