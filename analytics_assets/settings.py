@@ -122,7 +122,7 @@ class Properties(_Table):
 
 
 class Identity(_Table):
-    """How identities become customers. A word in `blocked`, such as null, stands for nobody: it joins no people and names no account."""
+    """How identities become customers. A word in `blocked`, such as null, stands for nobody: it joins nobody and names no account."""
 
     anonymous_pattern: str = r"^[A-Za-z0-9+/]{27}=$"
     blocked: tuple[str, ...] = (
@@ -155,9 +155,10 @@ class Accounts(_Table):
     """What an account is, and what counts as using a feature of the product.
 
     `are = "named"`: the account that a record names (`[properties] account_id`: a property, or a group call, which arrives as
-    one; a word of `[identity] blocked` names none), else the one that its person named last. `are = "people"`: every person is an account. An event uses the feature that
-    its property (`[properties] feature`) names; without one, an event named in `feature_events` is a feature of its own, and
-    where that list is empty every event is that `not_features` does not name and that is no purchase or refund.
+    one; a word of `[identity] blocked` names none), else the one that its person named last. `are = "people"`: every person is
+    an account. An event uses the feature that its property (`[properties] feature`) names; without one, an event named in
+    `feature_events` is a feature of its own, and where that list is empty every event is that `not_features` does not name and
+    that is no purchase or refund.
 
     What nobody does in the product is no usage: the turns of a contract (`[subscriptions]`), and events named in `not_usage`, which
     a billing system or a mailing sends.
@@ -232,8 +233,8 @@ class Health(_Table):
     """Account health, 0 to 100: weights of its components, and the bands.
 
     From `healthy` points on an account is healthy, below `at_risk` it is at risk, between them it is neutral; it leaves a band
-    only when the score of an evening is `hysteresis` points beyond the edge. An account that loses `falling` points in 28 days is on the list
-    `falling_accounts`, whatever its band.
+    only when the score of an evening is `hysteresis` points beyond the edge. An account that loses `falling` points in 28 days
+    is on the list `falling_accounts`, whatever its band.
     """
 
     weights: HealthWeights = HealthWeights()

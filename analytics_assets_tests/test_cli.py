@@ -1,19 +1,28 @@
-"""What the command line says when something goes wrong: one line, the rest in a file."""
+"""What the command line says: what there is after a run, what other weights would change, and one line when something goes wrong."""
 
 import os
 import signal
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import dagster as dg
 import duckdb
+import pyarrow as pa
 import pytest
 
-from analytics_assets import cli
+from analytics_assets import cli, make_run
 from analytics_assets.make_run import errors_into
+from analytics_assets.operations.catch_up import Done, Stage
 from analytics_assets.operations.record import open_record
+from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.churn.tables import CHURN_SCORES
+from analytics_assets.saas.health import effect
 from analytics_assets.settings import PROJECT_ROOT
+from analytics_assets.terminal import console
 from analytics_assets.warehouse.lake import LakeError
 
 NO_SPACE = 'IO Error: Could not write file "orders.parquet": No space left on device'
@@ -112,3 +121,100 @@ def test_what_ends_the_ui_ends_both_programs_and_ctrl_c_reaches_neither_them_nor
     os.killpg(ui.pid, ended_by)
     rest, _ = ui.communicate(timeout=30)
     assert ui.returncode == 0 and rest == "", "the pipe is closed: nobody is left that could write to it"
+
+
+# --------------------------------------------------------------------------------------------------- what there is
+
+
+@pytest.fixture
+def said(capsys, monkeypatch):
+    """What was printed, line by line, a row of a grid as its cells."""
+    monkeypatch.setattr(console, "width", 400)
+
+    def lines() -> list[list[str]]:
+        printed = capsys.readouterr().out.splitlines()
+        return [[cell.strip() for cell in line.replace("┃", "│").strip("│").split("│")] for line in printed]
+
+    return lines
+
+
+DAY = date(2011, 11, 1)
+
+
+def write(branch, table, rows: list[dict]) -> None:
+    full = [{name: row.get(name) for name in table.column_names} for row in rows]
+    branch.platform().lake.replace(table, pa.Table.from_pylist(full, schema=table.arrow_schema()), f"as_of_date = '{DAY}'", {})
+
+
+def test_a_run_ends_with_its_tables_the_best_customers_and_the_revenue_at_risk(branch, said, monkeypatch) -> None:
+    account = {"as_of_date": DAY, "first_seen_date": DAY, "status": "active", "renewals": 0, "currency": "EUR"}
+    write(branch, ACCOUNTS, [account | {"account_id": name} for name in ("a [small] one", "large", "free")])
+    why = "raises: 60 % fewer events; 12 days idle; lowers: long customer"
+    score = {"as_of_date": DAY, "kind": "account", "band": "high", "model_id": "m", "reasons": why}
+    figures = {"a [small] one": (0.9, "20", "18"), "large": (0.25, "4000", "1000"), "free": (0.8, "0", "0")}
+    rows = [
+        score | {"subject_id": name, "probability": probability, "mrr": Decimal(mrr), "mrr_at_risk": Decimal(risk)}
+        for name, (probability, mrr, risk) in figures.items()
+    ]
+    write(branch, CHURN_SCORES, rows)
+    branch.platform().publish()
+    done = [
+        Done(Stage(("export_files",), "", "", 1), 2.0, {}),
+        Done(Stage(("orders", "customers"), "2011-10-29", "2011-11-01", 4), 5.0, {"orders": 1.25, "customers": 0.5}),
+        Done(Stage(("orders",), "2011-11-01", "2011-11-01", 1), 1.0, {"orders": 0.5}, held_back="the list is empty [3]"),
+    ]
+    monkeypatch.setenv("ANALYTICS_HOME", "/a home")
+    make_run._report(branch.platform(), done, 9.0, 11.5)
+    told = said()
+    orders, customers = branch.query("SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM customers)")[0]
+    assert ["orders", f"{orders:,}", "5", "1.8"] in told and ["customers", f"{customers:,}", "4", "0.5"] in told
+    assert ["identities", f"{branch.query('SELECT count(*) FROM identities')[0][0]:,}", "-", "-"] in told
+    (empty,) = (line[0] for line in told if line[0].startswith("Empty: "))
+    assert "email_sends" in empty and "orders" not in empty
+    ((best, value),) = branch.query(
+        f"SELECT customer_id, lifetime_value FROM customer_ltv WHERE as_of_date = '{DAY}' ORDER BY 2 DESC, 1 LIMIT 1"
+    )
+    first = told.index(["customer", "orders", "so far", "expected", "lifetime value"]) + 2
+    assert (told[first][0], told[first][-1]) == (best, f"{value:,.2f} GBP")
+    head = told.index(["account", "pays a month", "may leave", "at risk", "what raises it"])
+    assert told[head + 2 : head + 4] == [
+        ["large", "4,000.00", "25%", "1,000.00 EUR", "60 % fewer events"],
+        ["a [small] one", "20.00", "90%", "18.00 EUR", "60 % fewer events"],
+    ]
+    assert not any("free" in line for line in told)
+    plain = [line[0] for line in told]
+    assert "held back: the list is empty [3]" in plain
+    # 888.00 and 999.00 of conftest.py.
+    assert any(line.startswith("2 events lie before first_day (2011-10-29) or after the end (2011-11-01)") for line in plain)
+    assert "batch 9.0 s: loading 2.0, computing 2.2, Dagster's bookkeeping and start 4.8; with everything 11.5 s" in plain
+    assert any(line.startswith("make ui ANALYTICS_HOME='/a home'") for line in plain)
+
+
+def test_other_weights_of_health_are_told_by_band_by_score_and_by_what_became_of_accounts(
+    branch, lines, said, monkeypatch, tmp_path
+) -> None:
+    settings = tmp_path / "new.toml"
+    settings.write_text(lines.settings)
+    told = effect.Effect(
+        hour=datetime(2011, 11, 1, 12, tzinfo=UTC),
+        accounts=1_200,
+        moves={("healthy", "healthy"): 1_000, ("healthy", "neutral"): 150, ("neutral", "at risk"): 50},
+        scores_now=(10.0, 30.0, 50.0, 70.0, 90.0),
+        scores_new=(5.0, 25.04, 50.0, 70.0, 90.0),
+        horizon_days=30,
+        separations=(effect.Separation(date(2011, 10, 2), 1_100, 40, 0.7125, 0.75), effect.Separation(DAY, 9, 0, None, None)),
+    )
+    monkeypatch.setattr(effect, "weights_effect", lambda platform, new: told)
+    cli._health(branch.settings, branch.home, settings)
+    shown = said()
+    assert shown[:3] == [
+        ["2011-11-01 12:00: 200 of 1,200 accounts would change their band"],
+        ["healthy -> neutral: 150"],
+        ["neutral -> at risk: 50"],
+    ]
+    assert ["score", "10% below", "25% below", "50% below", "75% below", "90% below"] in shown
+    assert ["now", "10.0", "30.0", "50.0", "70.0", "90.0"] in shown and ["new", "5.0", "25.0", "50.0", "70.0", "90.0"] in shown
+    assert ["2011-10-02", "1,100", "40", "0.713", "0.750"] in shown and ["2011-11-01", "9", "0", "-", "-"] in shown
+    monkeypatch.setattr(effect, "weights_effect", lambda platform, new: replace(told, separations=()))
+    cli._health(branch.settings, branch.home, settings)
+    assert said()[-1] == ["No day has 30 days of outcome after it and 70 days of usage up to it: the past cannot tell yet."]
