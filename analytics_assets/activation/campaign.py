@@ -28,7 +28,9 @@ from analytics_assets.settings import Activation, Customers
 KLAVIYO_BYTES = 50_000_000
 BUY_AGAIN_SHARE = 4
 """One place in so many is for what the customer buys again; the others show what is new to them."""
-ADDRESS = r"^[^\s@,;:<>()\[\]\"\\]+@[^\s@,;:<>()\[\]\"\\.]+(\.[^\s@,;:<>()\[\]\"\\.]+)+$"
+_UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+ADDRESS = rf"^[^'\s@,;:<>()\[\]\"\\{_UNSEEN}][^\s@,;:<>()\[\]\"\\{_UNSEEN}]*@[\w-]+(\.[\w-]+)+$"
+"""A sender may drop what is not seen, and so write to an address that is suppressed: an address with such characters is none."""
 
 
 _QUOTES = "\"'`“”‘’«»<>"
@@ -102,7 +104,7 @@ class Suppressed:
 def read_suppressed(file: Path | None) -> Suppressed:
     """Read the suppression file, one address or customer id a line; nobody is suppressed where the settings name none.
 
-    Letter case, spaces and quotation marks around an entry, and `mailto:` before it, are nothing of it.
+    Letter case, spaces and quotation marks around an entry, `mailto:` before it and a dot after an address are nothing of it.
 
     Raises:
         SuppressionError: the file cannot be read, names nobody (an export that failed is empty), or a line holds an address and
@@ -120,6 +122,7 @@ def read_suppressed(file: Path | None) -> Suppressed:
         ) from None
     written = [line.strip().strip('"').lower() for line in lines]
     entries = [name.strip().strip(_QUOTES).removeprefix("mailto:").strip() for name in written]
+    entries = [entry.rstrip(".") if "@" in entry else entry for entry in entries]
     for number, entry in enumerate(entries, 1):
         if _BESIDE.search(entry) or ("@" in entry and not entry.isprintable()):
             raise SuppressionError(f"{path}:{number}: one address or customer id a line, and nothing beside it")

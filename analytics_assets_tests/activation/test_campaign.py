@@ -124,7 +124,23 @@ def test_without_the_need_for_consent_only_refusals_keep_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "n/a", "a@x", "a b@x.test", "a@x.test, b@x.test", "Ann <a@x.test>", "a@@x.test", "@x.test", "a@x..test"]
+    "value",
+    [
+        "",
+        "n/a",
+        "a@x",
+        "a b@x.test",
+        "a@x.test, b@x.test",
+        "Ann <a@x.test>",
+        "a@@x.test",
+        "@x.test",
+        "a@x..test",
+        "\u200ba@x.test",
+        "a\x1f@x.test",
+        "a@x.te\u00adst",
+        "'a@x.test'",
+        "a@x.test?",
+    ],
 )
 def test_what_is_no_address_gets_no_mail(value: str) -> None:
     assert addresses(contacts([("a", 1)], [("a", "email", value, 2), *yes("a")])) == []
@@ -425,6 +441,8 @@ def test_a_suppression_file_that_names_nobody_is_an_error(tmp_path: Path, conten
         ("“ann@x.test”", "ann@x.test"),
         ("\"'ann@x.test'\"", "ann@x.test"),
         ("o'neil@x.test", "o'neil@x.test"),
+        ("Ann@x.test.", "ann@x.test"),
+        ("u 7.", "u 7."),
         ("'u 7'", "u 7"),
         ("'u 7'", "'u 7'"),
         ("twitter:@ann", "twitter:@ann"),
