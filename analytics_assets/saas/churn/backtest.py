@@ -17,7 +17,7 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-from analytics_assets.saas.churn.features import Driver, Kind, input_names, inputs_of, segment_of, signs_of
+from analytics_assets.saas.churn.features import Driver, Kind, input_names, inputs_of, measured, segment_of, signs_of
 from analytics_assets.saas.churn.models import (
     AS_IT_IS,
     CANDIDATES,
@@ -143,6 +143,11 @@ def training_cut_offs(day: date, horizon_days: int, first_day: date, most: int) 
     return [cut_off for cut_off in reversed(found) if 2 * ((cut_off - first_day).days + 1) >= horizon_days]
 
 
+def overlap(cut_offs: Sequence[date], horizon_days: int) -> float:
+    """How many windows of a training set a day lies in: so many rows of a subject tell of one outcome."""
+    return min(len(cut_offs), horizon_days / step_days(horizon_days))
+
+
 def no_cut_off(horizon_days: int) -> str:
     """Why there is nothing to learn from."""
     return f"no cut-off yet with {-(-horizon_days // 2)} days before it and {horizon_days} after it (they lie {step_days(horizon_days)} days apart)"
@@ -227,7 +232,7 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
             _both_classes(churned[learned], kind, horizon_days)
         except NotEnoughHistory:
             break
-        pair = fit(inputs[learned], churned[learned], signs_of(drivers))
+        pair = fit(inputs[learned], churned[learned], signs_of(drivers), overlap(ended, horizon_days))
         tests += _tests(
             pair,
             inputs[tested],
@@ -239,9 +244,9 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
         )
     candidate = winner(tests)
     sigmoid, tests = calibrated(tests, candidate)
-    model = _model(
-        fit(inputs, churned, signs_of(drivers)), candidate, sigmoid, inputs, churned, of_cut_off, drivers, digest_of(rows, inputs)
-    )
+    pair = fit(inputs, churned, signs_of(drivers), overlap(cut_offs, horizon_days))
+    columns = (*measured(drivers, rows).T, np.round(sigmoid(pair.predict(candidate, inputs)), PLACES))
+    model = _model(pair, candidate, sigmoid, columns, churned, of_cut_off, drivers, digest_of(rows, inputs))
     found = Refit(
         kind, anchor, model, rows.height, len(cut_offs), max(cut_offs) + timedelta(days=horizon_days), tuple(tests), False, ""
     )
@@ -314,13 +319,12 @@ def _model(
     pair: Pair,
     candidate: str,
     sigmoid: Sigmoid,
-    inputs: Floats,
+    columns: tuple[Floats, ...],
     churned: Floats,
     of_cut_off: np.ndarray,
     drivers: tuple[Driver, ...],
     digest: str,
 ) -> Model:
-    columns = (*inputs.T, np.round(sigmoid(pair.predict(candidate, inputs)), PLACES))
     bins = [deciles(values) for values in columns]
     unrest = [
         max(population_stability(shares, shares_in(edges, values[of_cut_off == cut_off])) for cut_off in np.unique(of_cut_off))

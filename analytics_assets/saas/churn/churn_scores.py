@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from analytics_assets.saas.churn.churn_models import bands_of, serving_model
-from analytics_assets.saas.churn.features import Driver, Kind, inputs_of
+from analytics_assets.saas.churn.features import Driver, Kind, inputs_of, measured
 from analytics_assets.saas.churn.histories import Histories
 from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length, renewals_due
 from analytics_assets.saas.churn.models import Model, population_stability, shares_in, stability_by_chance
@@ -52,7 +52,7 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
             drivers = histories.drivers(histories.churn(kind))
             scored = score(rows, model, drivers) if model else _unscored(rows, reason)
             if model:
-                drift.append(_drift(model, inputs_of(drivers, rows), scored, kind, day))
+                drift.append(_drift(model, measured(drivers, rows), scored, kind, day))
                 counts = dict(scored["band"].value_counts().rows())
                 work.metadata[f"{kind}s"] = ", ".join(
                     f"{counts[band]:,} {band}" for band in ("high", "medium", "low") if band in counts
@@ -103,9 +103,9 @@ def _unscored(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
     )
 
 
-def _drift(model: Model, inputs: np.ndarray, scored: pl.DataFrame, kind: Kind, day: date) -> pl.DataFrame:
+def _drift(model: Model, measures: np.ndarray, scored: pl.DataFrame, kind: Kind, day: date) -> pl.DataFrame:
     """Population stability index of each input and of the scores beside the training rows, and what chance and the seasons make of it."""
-    values = (*inputs.T, scored["probability"].to_numpy())
+    values = (*measures.T, scored["probability"].to_numpy())
     found = [
         population_stability(shares, shares_in(edges, column))
         for column, edges, shares in zip(values, model.edges, model.shares, strict=True)

@@ -3,12 +3,17 @@
 A driver is one thing that people would name as a reason. Its inputs are the numbers that models take of it, logarithms
 of counts mostly: doubling a small count means as much as doubling a large one. Where sense says which way an input goes
 (more use lowers the risk), models may learn nothing else: inputs that go together are not played off against each other.
+
+What happens to everybody (a holiday, an outage, the first weeks of an export) says nothing of who leaves: how an account is used is taken
+beside the median account of the same day. What began within a window has no trend over it, and is counted by the week. With both, and
+the overlap of windows counted (`models.fit`), the calibration error beyond chance fell from .8 to .15 points over 20 simulated companies
+that nothing was chosen on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,7 +40,8 @@ class Input:
     """A number that models take of a driver, and how it is told.
 
     `sign` is what more of it may do to the risk. `figure` is the same as people count it, and grows with it; `told` writes it, and
-    stands in `words` for `{}`. A subject whose figure is not known is told `unknown`.
+    stands in `words` for `{}`; where it is not known, nothing is told. Models take no value where it does not `hold`, and
+    `beside_others` one less the median of the cut-off.
     """
 
     value: pl.Expr
@@ -43,7 +49,8 @@ class Input:
     figure: pl.Expr
     words: str
     told: Callable[[pl.Expr], pl.Expr] = _number
-    unknown: str = "not known"
+    beside_others: bool = False
+    holds: pl.Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,14 @@ def _log(name: str) -> pl.Expr:
     return pl.col(name).cast(pl.Float64).clip(lower_bound=0).log1p()
 
 
-def _counted(name: str, sign: int, words: str, unknown: str = "not known") -> Input:
-    return Input(_log(name), sign, pl.col(name), words, unknown=unknown)
+def _counted(name: str, sign: int, words: str) -> Input:
+    return Input(_log(name), sign, pl.col(name), words)
+
+
+def _weekly(name: str, words: str) -> Input:
+    """What is counted over 28 days, by the week: of a younger account over the days since it was first named."""
+    in_28 = pl.col(name) * 28 / (pl.col("account_age_days") + 1).clip(1, 28)
+    return Input(in_28.log1p(), LOWERS, in_28 / 4, words, beside_others=True)
 
 
 def _either(yes: str, no: str) -> Callable[[pl.Expr], pl.Expr]:
@@ -117,35 +130,52 @@ def _percent(figure: pl.Expr) -> pl.Expr:
     return pl.format("{} %", figure.round(0).cast(pl.Int64, strict=False))
 
 
+def _days_left(figure: pl.Expr) -> pl.Expr:
+    return pl.when(figure < 0).then(pl.format("none for {}", _number(-figure))).otherwise(_number(figure))
+
+
 def _trend(what: str, name: str, days: int) -> Input:
-    """The last days beside as many before them: as models take it, the logarithm of their ratio, each with 1 added."""
+    """The last days beside as many before them: as models take it, the logarithm of their ratio, each with 1 added.
+
+    An account that was first named within these days has none: it can only have grown.
+    """
     now, before = pl.col(f"{name}_{days}"), pl.col(f"{name}_{2 * days}") - pl.col(f"{name}_{days}")
     value = _log(f"{name}_{days}") - before.cast(pl.Float64).clip(lower_bound=0).log1p()
     nothing_twice = pl.when(now == 0).then(0.0)
     figure = pl.when(before > 0).then((now / before - 1) * 100).otherwise(nothing_twice)
-    return Input(value, LOWERS, figure, f"{what} {{}} in {days} days", _up_or_down, f"{what} up from none in {days} days")
+    has_past = pl.col("account_age_days") >= 2 * days - 1
+    told = pl.when(has_past).then(figure)
+    return Input(value, LOWERS, told, f"{what} {{}} in {days} days", _up_or_down, beside_others=True, holds=has_past)
 
 
 def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
     """Drivers of an account: its contract, how much it is used, and where that is going."""
     due = (pl.col("days_to_renewal") + grace_days <= horizon_days).cast(pl.Float64).fill_null(0.0)
     days_to_renewal = pl.col("days_to_renewal")
-    seat_use = pl.when(pl.col("seats") > 0).then(pl.col("peak_users_28") / pl.col("seats"))
+    active_days, users = (
+        _weekly("active_days_28", "days used a week: {}"),
+        _weekly("user_days_28", "users on a day, on average: {}"),
+    )
+    named = pl.when(pl.col("seats") > 0)
+    seat_use, seat_days = named.then(pl.col("peak_users_28") / pl.col("seats")), named.then(users.figure / pl.col("seats"))
     features_a_day = pl.col("feature_days_28") / pl.col("active_days_28").clip(1)
     return (
-        Driver("trial", {"trial": Input(pl.col("trial"), EITHER, pl.col("trial"), "{}", _either("on trial", "paid contract"))}),
+        Driver(
+            "trial",
+            {"trial": Input(pl.col("trial"), EITHER, pl.col("trial"), "{}", _either("on trial", "under a paid contract"))},
+        ),
         Driver(
             "renewal",
             {
                 "renewal_due": Input(
-                    due, RAISES, due, "{}", _either(f"renewal due within {horizon_days} days", "no renewal due so soon")
+                    due,
+                    RAISES,
+                    due,
+                    "{}",
+                    _either(f"renewal due within {horizon_days} days", "no renewal so soon"),
                 ),
                 "days_to_renewal": Input(
-                    days_to_renewal.clip(-30, 400) / 30,
-                    LOWERS,
-                    days_to_renewal,
-                    "days of paid time left: {}",
-                    unknown="no renewal date",
+                    days_to_renewal.clip(-30, 400) / 30, LOWERS, days_to_renewal, "days of paid time left: {}", _days_left
                 ),
             },
         ),
@@ -156,7 +186,7 @@ def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
                 "log_renewals": _counted("renewals", LOWERS, "renewals so far: {}"),
             },
         ),
-        Driver("price", {"log_mrr": _counted("mrr", EITHER, "pays {} a month", "pays nothing yet")}),
+        Driver("price", {"log_mrr": _counted("mrr", EITHER, "pays {} a month")}),
         Driver(
             "changes of plan",
             {
@@ -167,11 +197,11 @@ def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
         Driver(
             "use",
             {
-                "log_events": _counted("events_28", LOWERS, "events in 28 days: {}"),
-                "log_sessions": _counted("sessions_28", LOWERS, "sessions in 28 days: {}"),
-                "log_users": _counted("user_days_28", LOWERS, "days of people's use in 28 days: {}"),
-                "active_days": Input(pl.col("active_days_28"), LOWERS, pl.col("active_days_28"), "days used of 28: {}"),
-                "log_idle": _counted("idle_days", RAISES, "days since it was last used: {}"),
+                "log_events": _weekly("events_28", "events a week: {}"),
+                "log_sessions": _weekly("sessions_28", "sessions a week: {}"),
+                "log_users": replace(users, figure=users.figure / 7),
+                "active_days": replace(active_days, value=active_days.figure),
+                "log_idle": replace(_counted("idle_days", RAISES, "days since it was last used: {}"), beside_others=True),
             },
         ),
         Driver(
@@ -189,7 +219,11 @@ def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
             "features",
             {
                 "features": Input(
-                    _log("feature_days_28") - _log("active_days_28"), LOWERS, features_a_day, "features used on a day: {}"
+                    _log("feature_days_28") - _log("active_days_28"),
+                    LOWERS,
+                    features_a_day,
+                    "features used on a day: {}",
+                    beside_others=True,
                 ),
                 "trend_features": _trend("features used", "feature_days", 14),
             },
@@ -197,8 +231,14 @@ def account_drivers(horizon_days: int, grace_days: int) -> tuple[Driver, ...]:
         Driver(
             "seats",
             {
-                "seat_use": Input(seat_use.clip(0, 2), LOWERS, 100 * seat_use, "seats used: {}", _percent, "no seats named"),
-                "log_seats": _counted("seats", EITHER, "seats: {}", "no seats named"),
+                "seat_use": Input(seat_use.clip(0, 2), LOWERS, 100 * seat_use, "seats used: {}", _percent, beside_others=True),
+                "log_seat_days": Input(
+                    seat_days.cast(pl.Float64).log1p(),
+                    LOWERS,
+                    seat_days,
+                    "days of use a week for each seat: {}",
+                    beside_others=True,
+                ),
             },
         ),
     )
@@ -224,7 +264,6 @@ def customer_drivers() -> tuple[Driver, ...]:
                     LOWERS,
                     a_month,
                     "days with a purchase a month: {}",
-                    unknown="new today",
                 ),
             },
         ),
@@ -237,7 +276,7 @@ def customer_drivers() -> tuple[Driver, ...]:
         ),
         Driver(
             "rhythm",
-            {"overdue": Input(overdue, RAISES, waiting, "waiting for {} times the usual gap", unknown="has no rhythm yet")},
+            {"overdue": Input(overdue, RAISES, waiting, "waiting for {} times its usual gap")},
         ),
         Driver("tenure", {"log_tenure": _counted("tenure_days", EITHER, "days since the first purchase: {}")}),
         Driver("refunds", {"log_refunds": _counted("refunds", EITHER, "refunds: {}")}),
@@ -252,10 +291,24 @@ def _inputs(drivers: tuple[Driver, ...]) -> dict[str, Input]:
     return {name: one for driver in drivers for name, one in driver.inputs.items()}
 
 
+def measured(drivers: tuple[Driver, ...], rows: pl.DataFrame) -> np.ndarray:
+    """What is measured of each subject: one row per subject, one column per input in the order of the drivers; NaN where unknown."""
+    return _matrix(rows.select(one.value.cast(pl.Float64).alias(name) for name, one in _inputs(drivers).items()))
+
+
 def inputs_of(drivers: tuple[Driver, ...], rows: pl.DataFrame) -> np.ndarray:
-    """The inputs of models: one row per subject, one column per input in the order of the drivers; NaN where unknown."""
-    columns = [one.value.cast(pl.Float64).alias(name) for name, one in _inputs(drivers).items()]
-    return np.ascontiguousarray(rows.select(columns).fill_null(float("nan")).to_numpy().reshape(rows.height, len(columns)))
+    """What models take of it: what holds of a subject, of some inputs less the median of all subjects of its `cut_off`."""
+    taken = []
+    for name, one in _inputs(drivers).items():
+        value = one.value.cast(pl.Float64)
+        if one.holds is not None:
+            value = pl.when(one.holds).then(value)
+        taken.append((value - value.median().over("cut_off") if one.beside_others else value).alias(name))
+    return _matrix(rows.select(taken))
+
+
+def _matrix(values: pl.DataFrame) -> np.ndarray:
+    return np.ascontiguousarray(values.fill_null(float("nan")).to_numpy().reshape(values.shape))
 
 
 def input_names(drivers: tuple[Driver, ...]) -> list[str]:

@@ -119,10 +119,10 @@ class Histories:
         return pl.concat(parts) if parts else _no_rows(label.kind)
 
     def everybody(self, kind: Kind, day: date) -> pl.DataFrame:
-        """The features of all subjects at the end of a day, in order of `subject_id`: what is scored."""
+        """The features of all subjects at the end of a day, its `cut_off`, in order of `subject_id`: what is scored."""
         if kind not in self.kinds:
             return _no_rows(kind)
-        return self._features_at(kind, day, EVERYBODY)
+        return self._features_at(kind, day, EVERYBODY).with_columns(cut_off=pl.lit(day))
 
     def leaks(self, label: Label, day: date) -> pl.DataFrame:
         """Features that are not the same when everything after the cut-off, or received after it, is taken from the inputs first.

@@ -30,6 +30,8 @@ STEPS = 50
 # 3e-12 where a search stops, by 3e-15 once `_polished`. Log-odds move by about a millionth for it, which no decision can see.
 PLACES = 6
 POLISHES = 3
+# Standard errors from 0 beyond which a coefficient has a direction.
+CHANCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,17 @@ def probability_of(odds: Floats) -> Floats:
     return 1 / (1 + np.exp(-odds))
 
 
-def fit(inputs: Floats, churned: Floats, signs: Sequence[int] | None = None) -> Pair:
+def fit(inputs: Floats, churned: Floats, signs: Sequence[int] | None = None, overlap: float = 1.0) -> Pair:
     """Fit both models on training rows, which must hold both classes, in a fixed order.
 
-    `signs` says of each input whether more of it may only raise (1) or lower (-1) the probability; 0, or none at all: either.
+    Args:
+        inputs: one row per subject and cut-off, one column per input; NaN where unknown.
+        churned: 0 or 1 for each row.
+        signs: of each input whether more of it may only raise (1) or lower (-1) the probability, or goes one way that sense does
+            not tell (0): then that of the regression, and where it shows none beyond chance the input says nothing. Without signs
+            inputs are free to go any way.
+        overlap: how many rows, of overlapping windows, tell of one outcome. They count as one: what is learned from the same few leavers
+            three times over is no surer for it.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]
     from sklearn.impute import SimpleImputer  # type: ignore[import-untyped]
@@ -89,61 +98,90 @@ def fit(inputs: Floats, churned: Floats, signs: Sequence[int] | None = None) -> 
     from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
     from threadpoolctl import threadpool_limits
 
-    signs = [0] * inputs.shape[1] if signs is None else list(signs)
-    boosted = HistGradientBoostingClassifier(
-        learning_rate=0.05, max_iter=150, max_leaf_nodes=15, min_samples_leaf=40, early_stopping=False, random_state=0,
-        monotonic_cst=signs,
-    )  # fmt: skip
     with threadpool_limits(limits=1):
         imputer = SimpleImputer(keep_empty_features=True).fit(inputs)
         imputer.statistics_ = np.round(imputer.statistics_, PLACES)
         scaler = StandardScaler().fit(imputer.transform(inputs))
         scaler.mean_, scaler.scale_ = np.round(scaler.mean_, PLACES), np.maximum(np.round(scaler.scale_, PLACES), 10.0**-PLACES)
         scaler.var_ = scaler.scale_**2
-        regression = _regression(scaler.transform(imputer.transform(inputs)), churned, signs)
-        # What is known of nobody (a company that names no seats) cannot be binned; a constant is never split on.
-        boosted.fit(np.where(np.all(np.isnan(inputs), axis=0), 0.0, inputs), churned)
+        standardised = scaler.transform(imputer.transform(inputs))
+        mute = np.all(np.isnan(inputs), axis=0)
+        if signs is None:
+            ways = np.zeros(inputs.shape[1], dtype=np.int64)
+        else:
+            ways = _ways(standardised, churned, signs, overlap)
+            mute |= ways == 0
+        regression = _regression(np.where(mute, 0.0, standardised), churned, ways, overlap)
+        boosted = HistGradientBoostingClassifier(
+            learning_rate=0.05, max_iter=150, max_leaf_nodes=15, min_samples_leaf=round(40 * overlap), early_stopping=False,
+            random_state=0, monotonic_cst=ways.tolist(),
+        )  # fmt: skip
+        # A constant is never split on; what is known of nobody could not even be binned.
+        boosted.fit(np.where(mute, 0.0, inputs), churned)
     boosted._baseline_prediction = np.round(boosted._baseline_prediction, PLACES)
     for trees in boosted._predictors:
         trees[0].nodes["value"] = np.round(trees[0].nodes["value"], PLACES)
     return Pair(make_pipeline(imputer, scaler, regression), boosted)
 
 
-def _regression(standardised: Floats, churned: Floats, signs: Sequence[int]) -> Any:
+def _ways(standardised: Floats, churned: Floats, signs: Sequence[int], overlap: float) -> Floats:
+    """The signs, and of inputs without one that of their coefficient in a regression, 0 where it is within `CHANCE` standard errors of 0."""
+    found = np.array(signs, dtype=np.int64)
+    regression = _regression(standardised, churned, signs, overlap)
+    x = np.column_stack([standardised, np.ones(len(standardised))])
+    weights = np.append(regression.coef_[0], regression.intercept_)
+    free = np.append(found == 0, True) | (weights != 0)
+    errors = np.full(len(weights), np.inf)
+    errors[free] = np.sqrt(np.diag(np.linalg.inv(_curvature(weights, x, overlap)[np.ix_(free, free)])))
+    sure = np.abs(weights) > CHANCE * errors
+    return np.where(found == 0, np.where(sure, np.sign(weights), 0)[:-1], found).astype(np.int64)
+
+
+def _regression(standardised: Floats, churned: Floats, signs: Sequence[int] | Floats, overlap: float) -> Any:
     """Logistic regression with the L2 penalty of scikit-learn's (C = 1), and coefficients that keep to their signs."""
     from scipy.optimize import minimize
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
     x = np.column_stack([standardised, np.ones(len(standardised))])
-    penalised = np.append(np.ones(standardised.shape[1]), 0.0)
+    penalised = _penalised(x)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         odds = x @ weights
-        value = np.sum(np.logaddexp(0, odds) - churned * odds) + np.sum(penalised * weights**2) / 2
-        return float(value) / len(x), (x.T @ (probability_of(odds) - churned) + penalised * weights) / len(x)
+        value = np.sum(np.logaddexp(0, odds) - churned * odds) / overlap + np.sum(penalised * weights**2) / 2
+        return float(value) / len(x), (x.T @ (probability_of(odds) - churned) / overlap + penalised * weights) / len(x)
 
     bounds = [(0.0 if sign > 0 else None, 0.0 if sign < 0 else None) for sign in (*signs, 0)]
     options = {"maxiter": 1000, "ftol": 1e-12, "gtol": 1e-8}
     found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     regression = LogisticRegression(C=1.0)
     regression.classes_, regression.n_features_in_ = np.array([0.0, 1.0]), standardised.shape[1]
-    weights = np.round(_polished(found.x, x, churned, penalised, signs), PLACES)
+    weights = np.round(_polished(found.x, x, churned, signs, overlap), PLACES)
     regression.coef_, regression.intercept_ = weights[None, :-1], weights[-1:]
     return regression
 
 
-def _polished(weights: Floats, x: Floats, churned: Floats, penalised: Floats, signs: Sequence[int]) -> Floats:
+def _penalised(x: Floats) -> Floats:
+    """Which weights are held small: all but the intercept, the last."""
+    return np.append(np.ones(x.shape[1] - 1), 0.0)
+
+
+def _curvature(weights: Floats, x: Floats, overlap: float) -> Floats:
+    """Second derivatives of the penalised loss."""
+    expected = probability_of(x @ weights)
+    found: Floats = (x * (expected * (1 - expected))[:, None]).T @ x / overlap + np.diag(_penalised(x))
+    return found
+
+
+def _polished(weights: Floats, x: Floats, churned: Floats, signs: Sequence[int] | Floats, overlap: float) -> Floats:
     """The optimum near weights, by Newton's method on those that their sign does not hold at 0.
 
     A search stops up to 1e-4 before it, and where exactly depends on the processor.
     """
     free = np.append(np.array(signs) == 0, True) | (weights != 0)
     for _ in range(POLISHES):
-        expected = probability_of(x @ weights)
-        slope = x.T @ (expected - churned) + penalised * weights
-        curvature = (x[:, free] * (expected * (1 - expected))[:, None]).T @ x[:, free] + np.diag(penalised[free])
+        slope = x.T @ (probability_of(x @ weights) - churned) / overlap + _penalised(x) * weights
         weights = weights.copy()
-        weights[free] -= np.linalg.solve(curvature, slope[free])
+        weights[free] -= np.linalg.solve(_curvature(weights, x, overlap)[np.ix_(free, free)], slope[free])
     against_sense = np.append(np.array(signs) * weights[:-1] < 0, False)
     return np.where(against_sense, 0.0, weights)
 

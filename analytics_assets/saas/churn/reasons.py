@@ -3,9 +3,9 @@
 A driver's contribution is what the log-odds of the model change by when all of its inputs are set to those of the median subject of
 the day (the rest left as it is); for the logistic model alone that is coefficient times distance, the exact Shapley value of a
 linear model with that one subject to compare with (Lundberg and Lee 2017). A driver is told by the input that, set to the median
-alone, changes most in the driver's direction. Models are monotonic in every input whose sense is plain (`features.py`), so that a
-reason never says of more use that it raises the risk; which side of the usual a figure lies on is looked at all the same, since
-figures are rounded, and a driver without a figure on its side is no reason.
+alone, changes most in the driver's direction. Models go one way in every input (`models.fit`), so that no reason says of more use
+that it raises the risk, nor of a price that it does for who pays more and for who pays less; which side of the usual a figure lies on is
+looked at all the same, since figures are rounded. A driver without a figure on its side, or with one that is not known, is no reason.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from analytics_assets.saas.churn.features import EITHER, Driver, inputs_of
 from analytics_assets.saas.churn.models import Floats, Model
 
 REASONS = 3
-# Odds that differ by less than a tenth are nothing to call about.
-SMALLEST = 0.1
+# Odds that differ by less than a fifth are nothing to call about.
+SMALLEST = 0.2
 NOTHING = "nothing sets it apart"
 
 
@@ -64,16 +64,16 @@ def _told(rows: pl.DataFrame, drivers: tuple[Driver, ...]) -> tuple[pl.DataFrame
     told = [one for driver in drivers for one in driver.inputs.values()]
     figures = rows.select(one.figure.cast(pl.Float64).fill_nan(None).alias(f"{number}") for number, one in enumerate(told))
     usual = figures.median()
-    written = (
-        figures.select(one.told(pl.col(f"{number}")).alias(f"{number}") for number, one in enumerate(told)),
-        usual.select(one.told(pl.col(f"{number}")).fill_null(one.unknown).alias(f"{number}") for number, one in enumerate(told)),
-    )
+    written = [
+        frame.select(one.told(pl.col(f"{number}")).alias(f"{number}") for number, one in enumerate(told))
+        for frame in (figures, usual)
+    ]
     texts = []
     for number, one in enumerate(told):
         own, others = pl.col(f"{number}"), written[1].item(0, number)
         before, after = one.words.split("{}")
-        text = pl.concat_str(pl.lit(before), own, pl.lit(f"{after} (usual: {others})")).fill_null(one.unknown)
-        texts.append(pl.when(own.fill_null(one.unknown) != others).then(text).alias(f"{number}"))
+        text = pl.concat_str(pl.lit(before), own, pl.lit(f"{after} (usual: {others})"))
+        texts.append(pl.when(own != pl.lit(others, pl.String)).then(text).alias(f"{number}"))
     return figures.select(pl.col(name) - usual.item(0, name) for name in figures.columns), written[0].select(texts)
 
 

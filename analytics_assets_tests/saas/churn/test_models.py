@@ -216,6 +216,35 @@ def test_what_is_known_of_nobody_says_nothing_and_stops_nothing(candidate: str):
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES)
+def test_what_sense_tells_no_way_of_goes_one_way_or_says_nothing(candidate: str):
+    """Of two prices the one raises the risk at both ends, more at the upper one, and the other says nothing."""
+    rows = rows_of(400, 6)
+    rng = np.random.default_rng(9)
+    inputs = np.column_stack([inputs_of(DRIVERS, rows), rng.normal(0, 1, (rows.height, 2))])
+    price = inputs[:, -2]
+    churned = (rng.random(rows.height) < probability_of(-2 + np.where(price > 0, 2 * price, -price))).astype(float)
+    pair = fit(inputs, churned, [*signs_of(DRIVERS), 0, 0])
+    ladder = np.linspace(-3, 3, 25)
+    said = []
+    for place in (-2, -1):
+        more = np.repeat(inputs[:40], len(ladder), axis=0)
+        more[:, place] = np.tile(ladder, 40)
+        said.append(pair.predict(candidate, more).reshape(40, -1))
+    assert np.all(np.diff(said[0], axis=1) >= -1e-9)
+    assert np.all(said[0][:, -1] > said[0][:, 0] + 0.1)
+    np.testing.assert_allclose(said[1], said[1][:, :1].repeat(25, axis=1), atol=1e-12)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_rows_that_tell_of_one_outcome_three_times_make_no_surer_model(candidate: str):
+    rows = rows_of(300, 2)
+    inputs, churned = inputs_of(DRIVERS, rows), rows["churned"].cast(pl.Float64).to_numpy()
+    once = fit(inputs, churned, signs_of(DRIVERS)).predict(candidate, inputs)
+    thrice = fit(np.tile(inputs, (3, 1)), np.tile(churned, 3), signs_of(DRIVERS), overlap=3.0).predict(candidate, inputs)
+    np.testing.assert_allclose(thrice, once, atol=1e-4)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
 def test_no_model_learns_that_what_is_good_raises_the_risk(candidate: str):
     """Labels against all sense (sense = -1: who bought yesterday leaves), and of each input more and less than there is."""
     rows = rows_of(400, 6, sense=-1.0)

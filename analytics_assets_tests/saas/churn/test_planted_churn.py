@@ -31,7 +31,7 @@ PLANTED = SoftwareCompany(first_day=date(2025, 10, 1), last_day=date(2026, 6, 7)
 HORIZON = 30
 TRIAL_ENDS = 30
 """Days after which a trial that was not billed has ended, as `[subscriptions] trial_days` says."""
-DECAYS = r"^raises: (events|sessions|active users|features used|seats used|days of people's use|days used|days since it was last used|downgrades)"
+DECAYS = r"^raises: (events|sessions|users on a day|active users|features used|seats used|days of use|days used|days since it was last used|downgrades)"
 
 
 @dataclass(frozen=True)

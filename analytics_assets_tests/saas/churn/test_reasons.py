@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from analytics_assets.saas.churn.backtest import refit
-from analytics_assets.saas.churn.features import EITHER, account_drivers, customer_drivers, inputs_of, signs_of
+from analytics_assets.saas.churn.features import EITHER, account_drivers, customer_drivers, input_names, inputs_of, signs_of
 from analytics_assets.saas.churn.models import CANDIDATES, Model, fit
 from analytics_assets.saas.churn.reasons import NOTHING, reasons_of
 from analytics_assets_tests.saas.churn.test_models import DAY, rows_of
@@ -34,6 +34,7 @@ def accounts(number: int, seed: int = 1) -> pl.DataFrame:
         counts[name] = counts[smaller] + rng.integers(0, 60, number)
     frame = pl.DataFrame(counts).with_columns(
         subject_id=pl.format("account {}", pl.int_range(pl.len())),
+        cut_off=pl.lit(date(2025, 12, 31)),
         trial=pl.Series(rng.integers(0, 2, number)),
         days_to_renewal=pl.Series(rng.integers(-6, 60, number)),
         mrr=pl.Series(rng.integers(10, 900, number)).cast(pl.Decimal(18, 2)),
@@ -44,18 +45,21 @@ def accounts(number: int, seed: int = 1) -> pl.DataFrame:
 
 
 def against_sense(drivers, rows: pl.DataFrame, texts: pl.Series) -> list[str]:
-    """Reasons that say of a figure what cannot be, by the words alone: the figure beside the usual one, and `raises` or `lowers`."""
-    found = []
-    told = [one for driver in drivers for one in driver.inputs.values() if one.sign != EITHER and one.words != "{}"]
+    """Reasons that say of a figure what cannot be, by the words alone: the figure beside the usual one, and `raises` or `lowers`.
+
+    What may go either way must go the same way for everybody.
+    """
+    found, ways = [], {}
+    told = [one for driver in drivers for one in driver.inputs.values() if one.words != "{}"]
     figures = rows.select(one.figure.cast(pl.Float64).alias(str(place)) for place, one in enumerate(told))
     usual = figures.median().row(0)
-    written = [r"(\S+( %| \d+ %)?)".join(map(re.escape, one.words.split("{}"))) + r" \(usual: " for one in told]
+    written = [r"(none for )?(\S+( %| \d+ %)?)".join(map(re.escape, one.words.split("{}"))) + r" \(usual: " for one in told]
     for text, own in zip(texts, figures.rows(), strict=True):
         for reason in text.split("; "):
             for one, pattern, figure, others in zip(told, written, own, usual, strict=True):
                 if re.match(pattern, reason[8:]):
-                    raises = reason.startswith("raises: ")
-                    if (figure - others) * one.sign * (1 if raises else -1) <= 0:
+                    way = np.sign(figure - others) * (1 if reason.startswith("raises: ") else -1)
+                    if way != (one.sign if one.sign != EITHER else ways.setdefault(one.words, way)):
                         found.append(f"{reason}: {figure} beside {others}")
     return found
 
@@ -92,10 +96,42 @@ def test_a_reason_tells_the_figure_and_the_usual_one(model: tuple[Model, pl.Data
     assert "raises: days since the last purchase: 190 (usual: 20)" in texts[400].split("; ")
 
 
-def test_what_is_not_known_is_told_in_words_alone(model: tuple[Model, pl.DataFrame]):
-    texts = reasons_of(model[1].with_columns(mrr=pl.lit(None, pl.Decimal(18, 2))).vstack(model[1]), model[0], ACCOUNTS)
-    assert texts.str.contains("pays nothing yet(;|$)").any()
-    assert not texts.str.contains("pays nothing yet \\(").any()
+def test_what_is_not_known_is_no_reason_and_the_usual_is_that_of_those_who_have_one(model: tuple[Model, pl.DataFrame]):
+    unknown = model[1].with_columns(mrr=pl.lit(None, pl.Decimal(18, 2)))
+    texts = reasons_of(pl.concat([unknown, unknown, model[1]]), model[0], ACCOUNTS)
+    assert not texts[: 2 * unknown.height].str.contains("pays|not known").any()
+    told = texts[2 * unknown.height :].str.extract(r"pays \d+ a month \(usual: ([0-9.]+)\)").drop_nulls().cast(float)
+    assert told.len() > 100
+    assert told.n_unique() == 1
+    assert abs(told[0] - float(model[1]["mrr"].cast(float).median())) < 0.06
+
+
+def test_a_young_account_is_told_by_the_week_and_has_no_trend(model: tuple[Model, pl.DataFrame]):
+    """Named ten days ago, and since then on every day as much as others."""
+    rows = accounts(200, seed=4).with_columns(
+        account_age_days=9, events_7=7, events_14=10, events_28=10, events_56=10, active_days_28=10, idle_days=0
+    )
+    rows = rows.with_columns(account_age_days=pl.when(pl.int_range(pl.len()) < 100).then(400).otherwise("account_age_days"))
+    rows = rows.with_columns(
+        pl.when(pl.col("account_age_days") == 400).then(more).otherwise(name).alias(name)
+        for name, more in (("events_14", 14), ("events_28", 28), ("events_56", 56), ("active_days_28", 28))
+    )
+    named = input_names(ACCOUNTS)
+    inputs = dict(zip(named, inputs_of(ACCOUNTS, rows).T, strict=True))
+    for name in ("log_events", "active_days", "trend_events_7"):
+        known = inputs[name][~np.isnan(inputs[name])]
+        np.testing.assert_allclose(known, 0, atol=1e-9)
+    assert np.isnan(inputs["trend_events_14"]).tolist() == [False] * 100 + [True] * 100
+    assert np.isnan(inputs["trend_events_7"]).tolist() == [False] * 100 + [True] * 100
+    assert not reasons_of(rows, model[0], ACCOUNTS).str.contains("events|days used").any()
+
+
+def test_what_happens_to_everybody_is_no_reason_and_moves_no_score(model: tuple[Model, pl.DataFrame]):
+    """A week of holidays: all do half of what they did."""
+    rows = accounts(300, seed=5).with_columns(events_7=40, events_14=pl.lit(80) + pl.int_range(pl.len()) % 7)
+    half = rows.with_columns(events_7=pl.col("events_7") // 2, events_14=pl.col("events_14") - pl.col("events_7") // 2)
+    both = [inputs_of(ACCOUNTS, one)[:, input_names(ACCOUNTS).index("trend_events_7")] for one in (rows, half)]
+    np.testing.assert_allclose(np.nan_to_num(both[0]), np.nan_to_num(both[1]), atol=0.02)
 
 
 def test_nobody_has_no_reasons(model: tuple[Model, pl.DataFrame]):
