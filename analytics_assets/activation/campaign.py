@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -120,7 +121,7 @@ def read_suppressed(file: Path | None) -> Suppressed:
         raise SuppressionError(
             f"the suppression file {path} cannot be read ({type(error).__name__}); correct suppression_file under [activation]"
         ) from None
-    written = [line.strip().strip('"').lower() for line in lines]
+    written = [_folded_text(line.strip().strip('"')) for line in lines]
     entries = [name.strip().strip(_QUOTES).removeprefix("mailto:").strip() for name in written]
     entries = [entry.rstrip(".") if "@" in entry else entry for entry in entries]
     for number, entry in enumerate(entries, 1):
@@ -257,7 +258,12 @@ def _names(contacts: Contacts, customers: Customers) -> pl.DataFrame:
 
 
 def _folded(column: str) -> pl.Expr:
-    return pl.col(column).str.strip_chars().str.to_lowercase()
+    """Names as they are compared: letter case, spaces around them, and how an accent is written, aside."""
+    return pl.col(column).str.normalize("NFC").str.strip_chars().str.to_lowercase()
+
+
+def _folded_text(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().lower()
 
 
 def _latest(traits: pl.DataFrame, names: Sequence[str], who: str) -> pl.DataFrame:
@@ -341,14 +347,14 @@ def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Ac
     by_name: dict[str, list[str]] = {}
     named: dict[str, tuple[bool, str]] = {}
     for who, identity in contacts.identities.select("customer_id", "identity").iter_rows():
-        name = identity.strip().lower()
+        name = _folded_text(identity)
         by_name.setdefault(name, []).append(who)
         if re.match(ADDRESS, name):
-            named[who] = min(named.get(who, (True, name)), (name != who.strip().lower(), name))
+            named[who] = min(named.get(who, (True, name)), (name != _folded_text(who), name))
     told: dict[str, tuple[int, str]] = {}
     for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
         if trait in customers.email:
-            address = value.strip().lower()
+            address = _folded_text(value)
             by_name.setdefault(address, []).append(who)
             if re.match(ADDRESS, address):
                 newest, smallest = told.get(who, (-1, address))
@@ -360,7 +366,7 @@ def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Ac
         answers: dict[str, tuple[int, bool]] = {}
         for who, trait, value, second in said.iter_rows():
             if trait in customers.consent:
-                agrees = value.strip().lower() in activation.consent_means
+                agrees = _folded_text(value) in activation.consent_means
                 before = answers.get(who, (-1, True))
                 if second > before[0] or (second == before[0] and not agrees):
                     answers[who] = (second, agrees)
@@ -372,9 +378,9 @@ def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Ac
     addresses = recipients["email"].to_list()
     refusing = {who for who, (_, agrees) in answers.items() if not agrees}
     refused = {told[who][1] if who in told else named[who][1] for who in refusing if who in told or who in named}
-    refused |= {identity.strip().lower() for identity, (_, agrees) in shared.items() if not agrees}
+    refused |= {_folded_text(identity) for identity, (_, agrees) in shared.items() if not agrees}
     suppressed = {who for name in contacts.suppressed for who in by_name.get(name, ())}
-    suppressed |= {who for who in {*told, *named, *recipients["external_id"]} if who.strip().lower() in contacts.suppressed}
+    suppressed |= {who for who in {*told, *named, *recipients["external_id"]} if _folded_text(who) in contacts.suppressed}
     closed = {name for name, people in by_name.items() if not suppressed.isdisjoint(people)} | contacts.suppressed
     silent = [address for address, who in rows if not any(other in answers for other in (*by_name.get(address, ()), who))]
     held = [who for who in recipients["external_id"] if is_held_out(who, activation.holdout_share)]

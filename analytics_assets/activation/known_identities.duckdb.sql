@@ -6,4 +6,4 @@ FROM identities
 WHERE
     as_of_date = $as_of
     AND customer_id IS NOT NULL
-    AND (kind = 'named' OR LOWER(TRIM(identity)) IN (SELECT UNNEST(CAST($suppressed AS VARCHAR[]))))
+    AND (kind = 'named' OR LOWER(TRIM(NFC_NORMALIZE(identity))) IN (SELECT UNNEST(CAST($suppressed AS VARCHAR[]))))

@@ -364,6 +364,21 @@ def test_whoever_is_suppressed_stays_so_under_a_new_name_and_with_a_new_address(
     assert broken_promises(careless, knowing, PLAIN, NAMES) == ["1 are suppressed"]
 
 
+@pytest.mark.parametrize("composed", [True, False])
+def test_an_accent_is_the_same_however_it_is_written(tmp_path: Path, composed: bool) -> None:
+    """One code point, or a letter and a combining accent: they look alike, and are mostly the same mailbox."""
+    ways = "jos\u00e9@x.test", "jose\u0301@x.test"
+    told, written = ways if composed else ways[::-1]
+    known = contacts([("u5", 1)], [("u5", "email", told, 1), *yes("u5")])
+    assert addresses(known) == [ways[0]]
+    file = tmp_path / "list.txt"
+    file.write_text(written, encoding="utf-8")
+    knowing = dataclasses.replace(known, suppressed=read_suppressed(file).names)
+    careless = make_campaign(known, NOBODY, PLAIN, NAMES).recipients
+    assert addresses(knowing) == []
+    assert broken_promises(careless, knowing, PLAIN, NAMES) == ["1 are suppressed"]
+
+
 @pytest.mark.parametrize("name", ["u5", "ann@new.test", "ann@old.test"])
 def test_every_address_that_a_suppressed_customer_ever_told_is_closed_whoever_tells_it_later(name: str) -> None:
     told = [("u5", "email", "ann@old.test", 5), ("u5", "email", "ann@new.test", 9), ("u9", "email", " Ann@old.test", 20)]
