@@ -2,6 +2,7 @@
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -12,8 +13,11 @@ from dagster._core.execution.asset_backfill import execute_asset_backfill_iterat
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import mock_workspace_from_repos
 
+from analytics_assets.definitions import build_definitions, build_platform
+from analytics_assets.home import Home
 from analytics_assets.operations.automation import when_inputs_changed
 from analytics_assets.partitions import all_earlier_days
+from analytics_assets.settings import parse_settings
 
 NOW = datetime(2011, 11, 3, 0, 30, tzinfo=UTC)
 HOURS = dg.HourlyPartitionsDefinition(start_date="2011-11-01-00:00", timezone="Europe/London")
@@ -192,6 +196,38 @@ def test_what_was_requested_with_its_input_does_not_run_again_when_the_input_arr
     chain.run("orders", *LATE["orders"])
     chain.run("customers", *LATE["customers"])
     assert chain.tick() == chain.tick() == {}
+
+
+def test_what_has_to_wait_is_remembered_from_tick_to_tick(chain) -> None:
+    chain.run("orders", *LATE["orders"])
+    chain.run("customers", *LATE["customers"])
+    assert chain.tick() == {}
+    # An hour of the day comes in while another is at work, which then fails.
+    job = chain.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={dg.AssetKey("events")})
+    tags = {"dagster/partition": "2011-11-01-09:00"}
+    at_work = chain.instance.create_run_for_job(job, asset_selection={dg.AssetKey("events")}, tags=tags)
+    chain.instance.report_run_canceling(at_work)
+    chain.arrive("2011-11-01-08:00")
+    assert chain.tick() == chain.tick() == chain.tick() == {}
+    chain.instance.report_run_canceled(chain.instance.get_run_by_id(at_work.run_id))
+    assert chain.tick() == LATE
+
+
+def test_no_two_parts_of_a_condition_share_their_memory(tmp_path) -> None:
+    """Dagster keeps it under a name made of a part's kind and those of its children: two of one shape forgot by turns what was to run."""
+
+    def remembering(part: dg.AutomationCondition) -> Iterator[dg.AutomationCondition]:
+        if part.name in ("SINCE", "NEWLY_TRUE"):
+            yield part
+        for child in part.children:
+            yield from remembering(child)
+
+    settings = parse_settings('[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-11-01\n', "x")
+    for spec in build_definitions(build_platform(settings, Home(tmp_path))).resolve_all_asset_specs():
+        if spec.automation_condition:
+            parts = set(remembering(spec.automation_condition))
+            names = {part.get_node_unique_id(parent_unique_id=None, index=0, target_key=spec.key) for part in parts}
+            assert len(names) == len(parts) > 1, spec.key
 
 
 def test_what_was_requested_with_its_input_and_never_ran_is_requested_again(chain) -> None:
