@@ -268,14 +268,17 @@ def test_labels_that_are_nearly_all_the_same_teach_nothing_and_are_told_so():
         refit(rows, "customer", DAY, 30, DRIVERS)
 
 
-def test_a_model_that_cries_wolf_does_not_pass(made: backtest.Refit):
+@pytest.mark.parametrize(("slope", "shift", "passes"), [(1.0, 0.0, True), (1.0, 1.2, False), (2.5, 0.0, False)])
+def test_a_model_that_cries_wolf_or_is_too_sure_of_itself_does_not_pass(
+    made: backtest.Refit, slope: float, shift: float, passes: bool
+):
     newest = made.newest
     assert newest is not None
-    loud = metrics_of(np.clip(newest.said + 0.15, 0, 1), newest.churned, 0.99)
-    tests = tuple(replace(t, metrics={EVERYBODY: loud}) if t is newest else t for t in made.tests)
-    passed, reason = verdict(replace(made, tests=tests))
-    assert not passed
-    assert "not calibrated" in reason
+    said = probability_of(slope * log_odds(newest.said) + shift)
+    loud = replace(newest, said=said, metrics={EVERYBODY: metrics_of(said, newest.churned, 0.99)})
+    passed, reason = verdict(replace(made, tests=tuple(loud if t is newest else t for t in made.tests)))
+    assert passed == passes
+    assert passes or "not calibrated" in reason
 
 
 def test_a_model_no_better_than_the_base_rate_does_not_pass():
