@@ -1,6 +1,7 @@
 """The whole path from export to `analytics.duckdb`, on the small shop of `conftest.py` and on a month of Online Retail."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -272,6 +273,26 @@ def test_who_is_killed_in_a_restatement_goes_on_where_it_was(branch) -> None:
     assert catch_up_until(1) == [second]
     built = branch.home.contents().built_with
     assert built["events"] != "earlier code" and {built[name] for name in second} == {"earlier code"}
+
+
+def test_hours_that_were_committed_and_not_recorded_are_recorded_and_what_follows_from_them_runs(branch, tmp_path, lines) -> None:
+    """`make run` was killed in between: the events were those of the landed records, and the day's orders never came."""
+    order = lines.event("purchased", "gus@x.test", lines.at("2011-10-30 20:00"), order_id="12", order_total="2.00")
+    branch.add(5, lines.at("2011-11-02 09:00"), [order])
+    undisturbed = branch.copy(tmp_path / "undisturbed")
+    for company in (undisturbed, branch):
+        company.load()
+    record = shutil.copytree(branch.home.dagster, tmp_path / "record")
+    with branch.instance() as instance:
+        [stage] = events_to_run(branch.platform(), instance)
+        run_stage(build_definitions(branch.platform()), instance, stage)
+    shutil.rmtree(branch.home.dagster)
+    shutil.copytree(record, branch.home.dagster)
+    for company in (undisturbed, branch):
+        company.catch_up()
+    assert branch.digests() == undisturbed.digests()
+    with branch.instance() as instance:
+        assert events_to_run(branch.platform(), instance) == [], "once is enough"
 
 
 def test_materialising_everything_again_writes_no_new_version(branch) -> None:

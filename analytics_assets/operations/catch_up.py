@@ -1,8 +1,8 @@
 """Catching up: run what is missing or older than its inputs, in order, and nothing else. This is what `make run` does.
 
-The lake tells which hours differ from the landed records; Dagster's record tells which days are older than what they were
-computed from. Both survive a `kill -9` at any moment: what was not recorded is computed again, and a partition whose rows
-come out the same is not written again.
+The lake tells which hours differ from the landed records, and which a run committed that did not come to record them; Dagster's
+record tells which days are older than what they were computed from. Both survive a `kill -9` at any moment: what was not recorded
+is computed again, and a partition whose rows come out the same is not written again.
 """
 
 from __future__ import annotations
@@ -128,15 +128,40 @@ def events_to_run(platform: Platform, instance: dg.DagsterInstance) -> list[Stag
     keys = clock.hour_keys(start, end)
     there = instance.get_materialized_partitions(dg.AssetKey("events"))
     differing = set(differing_hours(platform, start, end)) | hours_to_restate(platform, through)
+    unrecorded = unrecorded_hours(platform, instance)
     for hour in list(differing):
         before = hour - timedelta(minutes=platform.settings.items.window_minutes)
         if clock.day_of(before) != clock.day_of(hour):
             # Item lines after midnight belong to orders of the day before: its last hour, and so its orders, run again.
             differing.add(clock.begins(clock.day_of(hour)) - timedelta(hours=1))
     rebuilt = "events" in changed_assets(platform)
-    wanted = [number for number, (hour, key) in enumerate(keys.items()) if rebuilt or key not in there or hour in differing]
+    wanted = [
+        number
+        for number, (hour, key) in enumerate(keys.items())
+        if rebuilt or key not in there or hour in differing or key in unrecorded
+    ]
     names = list(keys.values())
     return [Stage(("events",), names[low], names[high], high - low + 1) for low, high in _spans(wanted, 24 * MERGE_GAP_DAYS)]
+
+
+def unrecorded_hours(platform: Platform, instance: dg.DagsterInstance) -> set[str]:
+    """Keys of hours that a run committed and did not come to record, since it was killed in between.
+
+    Their events are those of the landed records, and nothing that is made of them is older by the record.
+    """
+    writes = [write for table in (EVENTS, PROPERTY_SETS, ACCOUNT_RECORDS) for write in platform.lake.written_by_runs(table)]
+    runs = instance.get_runs(dg.RunsFilter(run_ids=list({write.run_id for write in writes}))) if writes else []
+    ended_well = {run.run_id for run in runs if run.is_success}
+    made = _made(instance, "events")
+    found: set[str] = set()
+    for write in writes:
+        if write.run_id in ended_well:
+            continue
+        since = dg.AssetRecordsFilter(_EVENTS, after_timestamp=write.at.timestamp())
+        recorded = instance.fetch_materializations(since, limit=1, ascending=True).records
+        first = recorded[0].storage_id if recorded else math.inf
+        found |= {key for key in platform.clock.hour_keys(write.start, write.end).values() if made.get(key, -1) < first}
+    return found
 
 
 def differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:

@@ -58,6 +58,16 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Write:
+    """A commit of a run: when it was, and the instants between which lie the partitions that it replaced."""
+
+    run_id: str
+    at: datetime
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
 class Pin:
     """One version of one table; `version` is None while the table has never been written."""
 
@@ -309,6 +319,16 @@ class Lake:
             note = "; ".join(f"{name} {commit[name]}" for name in NOTED if name in commit)
             at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
             found.append(Version(commit["version"], at, str(commit["operation"]).lower(), note))
+        return found
+
+    def written_by_runs(self, table: Table) -> list[Write]:
+        """What runs wrote, as far back as the table's history goes, the last one first."""
+        delta = self._stored(table)
+        found = []
+        for commit in delta.history() if delta else ():
+            if "run_id" in commit and "partitions" in commit:
+                start, end = map(datetime.fromisoformat, commit["partitions"].split(" to "))
+                found.append(Write(commit["run_id"], datetime.fromtimestamp(commit["timestamp"] / 1000, UTC), start, end))
         return found
 
     def restore(self, table: Table, version: int) -> int:
