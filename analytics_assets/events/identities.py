@@ -16,7 +16,7 @@ from analytics_assets.events.tables import IDENTITIES, RECORDS
 from analytics_assets.settings import Identity
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
-from analytics_assets.warehouse.lake import Staged
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent

@@ -24,8 +24,9 @@ from deltalake.exceptions import CommitFailedError
 from analytics_assets.warehouse.engine import engine, show
 from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS, lacks, lacks_in
 from analytics_assets.warehouse.inputs import Needs, dependency, incomplete_partitions, missing_inputs
-from analytics_assets.warehouse.lake import Staged, Window
+from analytics_assets.warehouse.lake import Window
 from analytics_assets.warehouse.memory import PEAK_MEMORY, PeakMemory
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Computation, Compute, Platform, Rows, Work
 from analytics_assets.warehouse.writing import EMPTY_DIGEST, Overtaken, by_key, in_window, newest, refuse_mixture, write

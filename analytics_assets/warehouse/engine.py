@@ -11,7 +11,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from analytics_assets.warehouse.lake import Pin, Staged
+from analytics_assets.warehouse.lake import Pin
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from analytics_assets.warehouse.engine import attach
-from analytics_assets.warehouse.lake import LakeError, Pin, Staged, Window, predicate_for
+from analytics_assets.warehouse.lake import LakeError, Pin, Window, predicate_for
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Rows, Work
 

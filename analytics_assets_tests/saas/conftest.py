@@ -21,7 +21,8 @@ from analytics_assets.saas.accounts.assets import accounts
 from analytics_assets.saas.usage.assets import account_days, account_usage
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
-from analytics_assets.warehouse.lake import Staged, Window, predicate_for
+from analytics_assets.warehouse.lake import Window, predicate_for
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Compute, Platform, Work
 

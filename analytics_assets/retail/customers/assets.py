@@ -11,7 +11,7 @@ from analytics_assets.events.tables import IDENTITIES
 from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
-from analytics_assets.warehouse.lake import Staged
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Column, Table
 from analytics_assets.warehouse.work import Platform, Work
 

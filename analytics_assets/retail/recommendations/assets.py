@@ -43,8 +43,8 @@ from analytics_assets.retail.recommendations.tables import (
 from analytics_assets.settings import Recommendations
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
-from analytics_assets.warehouse.lake import Staged
 from analytics_assets.warehouse.memory import give_back
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.work import Platform, Rows, Work
 
 _HERE = Path(__file__).parent

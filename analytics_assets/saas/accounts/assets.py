@@ -15,7 +15,7 @@ from analytics_assets.events.tables import ACCOUNT_RECORDS
 from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
-from analytics_assets.warehouse.lake import Staged
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Column, Publication, Table
 from analytics_assets.warehouse.work import Platform, Work
 

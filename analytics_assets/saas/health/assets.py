@@ -29,7 +29,7 @@ from analytics_assets.saas.health.scoring import (
 from analytics_assets.settings import Health
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
-from analytics_assets.warehouse.lake import Staged
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Column, Publication, Table
 from analytics_assets.warehouse.work import Platform, Work
 

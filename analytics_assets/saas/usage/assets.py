@@ -18,7 +18,8 @@ from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.assets import table_asset
 from analytics_assets.warehouse.inputs import Needs
-from analytics_assets.warehouse.lake import Staged, Window
+from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Column, Publication, Table
 from analytics_assets.warehouse.work import Platform, Work
 

@@ -27,7 +27,8 @@ from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.retailer import Retailer, simulate
 from analytics_assets.warehouse.engine import engine
-from analytics_assets.warehouse.lake import Staged, Window
+from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.work import Platform, Work
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 5, 4)

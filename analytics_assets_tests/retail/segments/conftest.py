@@ -21,7 +21,8 @@ from analytics_assets.retail.orders.assets import ORDERS
 from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
-from analytics_assets.warehouse.lake import Staged, Window
+from analytics_assets.warehouse.lake import Window
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Platform, Work
 
