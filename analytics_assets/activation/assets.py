@@ -27,6 +27,7 @@ from analytics_assets.activation.gate import (
     lacks_hours,
     models_not_accepted,
     newest_due_day,
+    newest_over_day,
     reasons_to_hold,
     recommenders_tested,
     silent,
@@ -80,7 +81,8 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
     the last one and must not get this one, `holdout.parquet` the fixed share that is left out so that the effect can be measured.
     `manifest.json` has rows and SHA-256 of each file, how many were left out, and why, and of how many suppressions somebody is known.
 
-    Value bands: the first tenth by lifetime value is high, the next three tenths medium. One product in four is for buying
+    Value bands: of each currency the first tenth by lifetime value is high, the next three tenths medium; unknown where no forecast of the
+    currency has passed its backtest. One product in four is for buying
     again, the others are new to the customer. Who has not consented, is suppressed or is held out is on no list.
 
     Read it as a proposal until `analytics-assets sent DATE` has recorded it: that is what the next delta compares with.
@@ -237,7 +239,7 @@ EMAIL = Outlet(
         "email": "The address, lower case; each once.",
         "external_id": "The customer: the most valuable one with this address.",
         "segment": "RFM segment in the customer's main currency.",
-        "value_band": "`high` (first tenth by lifetime value), `medium` (next three tenths) or `low`.",
+        "value_band": "`high` (first tenth by lifetime value), `medium` (next three tenths), `low`, or `unknown`: no forecast of their currency has passed its backtest.",
         "rec_count": "How many products follow; loop over these and no further.",
         "rec_1_id": "The first product; `rec_2_id` ... alike.",
         "rec_1_name": "Its name, or its id where no order line names it; `rec_2_name` ... alike.",
@@ -371,19 +373,19 @@ def _dep(asset: dg.AssetsDefinition) -> dg.AssetDep:
 @contextlib.contextmanager
 def _status_kept(platform: Platform, channel: Channel, day: date) -> Iterator[None]:
     """Bring `status.json` up to what came of a day."""
-    due = newest_due_day(platform.clock)
+    due, over = newest_due_day(platform.clock), newest_over_day(platform.clock)
     try:
         yield
     except HeldBack as held:
-        channel.write_status(due, day, held.reasons)
+        channel.write_status(due, over, day, held.reasons)
         raise
     except Exception as error:
         # The words of a fault in the data may name somebody. On a full disk there may be no room for the status either.
         why = (error.strerror or str(error)) if isinstance(error, OSError) else f"{type(error).__name__}: see the run"
         with contextlib.suppress(OSError):
-            channel.write_status(due, day, [why])
+            channel.write_status(due, over, day, [why])
         raise
-    channel.write_status(due, day, [])
+    channel.write_status(due, over, day, [])
 
 
 def _make_day(
@@ -444,16 +446,21 @@ def _suppressions_last(platform: Platform) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=EMAIL.name,
         name="suppressions_last",
-        description="The newest list was made with at least half as many suppressions as the one before: who is suppressed stays so. "
-        "If not, `[activation] suppression_file` may have been cut or lost: look at it before the list is sent.",
+        description="The newest list was made with at least half as many suppressions as the one before, and they name somebody: who is "
+        "suppressed stays so. If not, `[activation] suppression_file` may have been cut or lost, or hold something other than addresses "
+        "and customer ids: look at it before the list is sent.",
     )
     def suppressions_last() -> dg.AssetCheckResult:
         channel = email_channel(platform.home)
-        made = [generation for day in channel.days()[-2:] if (generation := channel.generation(day))]
+        made = [generation.manifest for day in channel.days()[-2:] if (generation := channel.generation(day))]
         # Lists of before they were counted say nothing.
-        counts = [one.manifest["suppressions"] for one in made if "suppressions" in one.manifest]
+        counted = [manifest for manifest in made if "suppressions" in manifest]
+        counts = [manifest["suppressions"] for manifest in counted]
         said = dict(zip(("before", "now"), counts, strict=True)) if len(counts) == 2 else {}
         passed = not said or said["now"] * 2 >= said["before"]
+        if counted and counts[-1]:
+            said["of somebody who is known"] = counted[-1]["suppressions_matched"]
+            passed = passed and said["of somebody who is known"] > 0
         return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=said)
 
     return suppressions_last
@@ -470,7 +477,8 @@ def _is_current(platform: Platform, outlet: Outlet) -> dg.AssetChecksDefinition:
         if _has_no_customers(platform):
             return dg.AssetCheckResult(passed=True, metadata=_NOBODY)
         channel = outlet.channel(platform.home)
-        status, newest = channel.write_status(newest_due_day(platform.clock)), channel.newest()
+        status = channel.write_status(newest_due_day(platform.clock), newest_over_day(platform.clock))
+        newest = channel.newest()
         damaged = newest.damaged_files() if newest else []
         return dg.AssetCheckResult(
             passed=status["state"] == "current" and not damaged,

@@ -124,8 +124,9 @@ def read_suppressed(file: Path | None) -> Suppressed:
     written = [_folded_text(line.strip().strip('"')) for line in lines]
     entries = [name.strip().strip(_QUOTES).removeprefix("mailto:").strip() for name in written]
     entries = [entry.rstrip(".") if "@" in entry else entry for entry in entries]
-    for number, entry in enumerate(entries, 1):
-        if _BESIDE.search(entry) or ("@" in entry and not entry.isprintable()):
+    for number, (line, entry) in enumerate(zip(lines, entries, strict=True), 1):
+        several = re.search(r"[,;\t]", entry) and line.strip()[:1] not in _QUOTES
+        if several or _BESIDE.search(entry) or ("@" in entry and not entry.isprintable()):
             raise SuppressionError(f"{path}:{number}: one address or customer id a line, and nothing beside it")
     named = [(entry, name) for entry, name in zip(entries, written, strict=True) if entry]
     if named and named[0][0] in _HEADINGS:

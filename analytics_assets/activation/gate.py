@@ -43,6 +43,11 @@ def newest_due_day(clock: BusinessClock) -> date:
     return clock.day_of(clock.now() if clock.is_over else clock.now() - DUE_AFTER["day"]) - timedelta(days=1)
 
 
+def newest_over_day(clock: BusinessClock) -> date:
+    """The newest business day that is over by now, whether its lists are due or not."""
+    return clock.day_of(clock.now()) - timedelta(days=1)
+
+
 def reasons_to_hold(instance: dg.DagsterInstance, inputs: Sequence[dg.AssetsDefinition], day: date) -> list[str]:
     """Why what is made of these assets must not go out for a day; empty when it may.
 

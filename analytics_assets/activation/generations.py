@@ -148,20 +148,24 @@ class Channel:
         temporary.symlink_to(Path("generations") / generation.name)
         temporary.replace(self.root / name)
 
-    def write_status(self, due: date, asked: date | None = None, reasons: Sequence[str] = ()) -> dict[str, Any]:
+    def write_status(self, due: date, over: date, asked: date | None = None, reasons: Sequence[str] = ()) -> dict[str, Any]:
         """Say in `status.json` how old the newest generation is and, where a newer one is held back, since when and why.
 
         `state` is `held` while the newest day that was asked for is held back, else `current`, or `old` when a newer day is due.
 
         Args:
             due: the newest business day whose generation should be out by now.
+            over: the newest business day that is over. That a later one was held, under a `last_day` that has been taken back, counts no longer.
             asked: the business day that was tried; None renews the age alone.
             reasons: why it is held back; empty when it is out.
         """
         newest, now = self.newest(), datetime.now(UTC).isoformat(timespec="seconds")
         before = self.status() or {"asked_for": None, "state": None, "reasons": []}
-        held_before = before["state"] == "held" and (asked is None or asked.isoformat() < before["asked_for"])
-        if held_before:
+        if (
+            before["state"] == "held"
+            and before["asked_for"] <= over.isoformat()
+            and (asked is None or asked.isoformat() < before["asked_for"])
+        ):
             asked, reasons = date.fromisoformat(before["asked_for"]), before["reasons"]
         age = (due - newest.day).days if newest else None
         state = "held" if reasons else "current" if age is not None and age <= 0 else "old"

@@ -1,7 +1,13 @@
 -- One row per customer of the day: segment and value band in their main currency, the one with most orders (ties: the business's).
 -- A band counts customers of the currency from the highest lifetime value: the first tenth is high, the next three tenths medium.
--- Equal values share a band; nobody who has brought nothing and will bring nothing is above low.
-WITH ranked AS (
+-- Equal values share a band; nobody who has brought nothing and will bring nothing is above low. Where no forecast of the currency has
+-- passed its backtest the band is unknown.
+WITH proved AS (
+    SELECT DISTINCT currency
+    FROM ltv_backtests
+    WHERE as_of_date = $as_of AND chosen AND accepted
+),
+ranked AS (
     SELECT
         customer_id,
         currency,
@@ -25,6 +31,7 @@ SELECT
     m.customer_id,
     s.segment,
     CASE
+        WHEN p.currency IS NULL THEN 'unknown'
         WHEN m.lifetime_value <= 0 THEN 'low'
         WHEN (m.place - 1) * 10 < m.customers THEN 'high'
         WHEN (m.place - 1) * 10 < m.customers * 4 THEN 'medium'
@@ -33,6 +40,7 @@ SELECT
     m.place,
     m.customers
 FROM main AS m
+LEFT JOIN proved AS p ON m.currency = p.currency
 LEFT JOIN customer_segments AS s
     ON m.customer_id = s.customer_id AND m.currency = s.currency AND s.as_of_date = $as_of
 WHERE m.preference = 1

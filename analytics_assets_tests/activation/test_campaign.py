@@ -364,6 +364,16 @@ def test_whoever_is_suppressed_stays_so_under_a_new_name_and_with_a_new_address(
     assert broken_promises(careless, knowing, PLAIN, NAMES) == ["1 are suppressed"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_suppression_file_of_several_columns_is_refused_by_line(tmp_path: Path, separator: str) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text(f"c1\n{separator.join(('c2', 'unsubscribed'))}\n", encoding="utf-8")
+    with pytest.raises(SuppressionError, match=r"list\.txt:2: one address or customer id a line"):
+        read_suppressed(file)
+    file.write_text(f'c1\n"{separator.join(("Miller", "Ann"))}"\n', encoding="utf-8")
+    assert separator.join(("miller", "ann")) in read_suppressed(file).names, "in quotation marks it is one name"
+
+
 @pytest.mark.parametrize("composed", [True, False])
 def test_an_accent_is_the_same_however_it_is_written(tmp_path: Path, composed: bool) -> None:
     """One code point, or a letter and a combining accent: they look alike, and are mostly the same mailbox."""

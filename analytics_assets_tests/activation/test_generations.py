@@ -122,16 +122,31 @@ def test_a_failed_attempt_leaves_no_folder(channel: Channel) -> None:
 
 def test_status_has_its_state_since_the_state_began(channel: Channel) -> None:
     channel.show(make(channel, DAY, "a"))
-    assert channel.write_status(DAY, DAY)["state"] == "current"
-    old = channel.write_status(LATER)
+    assert channel.write_status(DAY, DAY, DAY)["state"] == "current"
+    old = channel.write_status(LATER, LATER)
     assert (old["state"], old["age_in_days"]) == ("old", 2)
-    held = channel.write_status(LATER, LATER, ["late"])
-    again = channel.write_status(LATER)
+    held = channel.write_status(LATER, LATER, LATER, ["late"])
+    again = channel.write_status(LATER, LATER)
     assert (again["state"], again["reasons"], again["since"]) == ("held", ["late"], held["since"])
     channel.show(make(channel, LATER, "b"))
-    assert channel.write_status(LATER, LATER)["state"] == "current"
+    assert channel.write_status(LATER, LATER, LATER)["state"] == "current"
+
+
+def test_a_hold_of_a_day_that_is_not_over_after_all_counts_no_longer(channel: Channel) -> None:
+    """`last_day` was set too late, the day was held, and the setting was put back."""
+    channel.show(make(channel, DAY, "a"))
+    assert channel.write_status(LATER, LATER, LATER, ["stale"])["state"] == "held"
+    assert channel.write_status(DAY, DAY)["state"] == "current"
+    channel.write_status(LATER, LATER, LATER, ["stale"])
+    assert channel.write_status(DAY, DAY, DAY)["reasons"] == []
+
+
+def test_a_hold_stands_from_the_end_of_its_day_on_though_it_is_not_due(channel: Channel) -> None:
+    channel.show(make(channel, DAY, "a"))
+    channel.write_status(DAY, NEXT, NEXT, ["late"])
+    assert channel.write_status(DAY, NEXT)["reasons"] == ["late"]
 
 
 def test_status_of_nothing(channel: Channel) -> None:
-    status = channel.write_status(DAY, DAY, ["no input"])
+    status = channel.write_status(DAY, DAY, DAY, ["no input"])
     assert (status["state"], status["last_good_day"], status["age_in_days"]) == ("held", None, None)

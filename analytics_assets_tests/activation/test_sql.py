@@ -35,7 +35,13 @@ def values(customers: dict[tuple[str, str], tuple[int, int]], day: date = DAY) -
     ]
 
 
-def standing(ltv: list[dict[str, Any]]) -> dict[str, tuple]:
+def standing(ltv: list[dict[str, Any]], unproved: tuple[str, ...] = ()) -> dict[str, tuple]:
+    """Of each customer segment, band, place and how many; no forecast of the `unproved` currencies passed, or none was tested."""
+    tests = [
+        {"as_of_date": day, "currency": currency, "chosen": chosen, "accepted": accepted}
+        for currency in {row["currency"] for row in ltv} - {"untested"}
+        for day, chosen, accepted in ((DAY, True, currency not in unproved), (DAY, False, True), (OTHER, True, True))
+    ]
     segments = [
         {
             "as_of_date": row["as_of_date"],
@@ -45,7 +51,8 @@ def standing(ltv: list[dict[str, Any]]) -> dict[str, tuple]:
         }
         for row in ltv
     ]
-    found = query("standing.sql", {"customer_ltv": ltv, "customer_segments": segments}, currency="GBP")
+    tables = {"customer_ltv": ltv, "customer_segments": segments, "ltv_backtests": tests}
+    found = query("standing.sql", tables, currency="GBP")
     assert len({row[0] for row in found}) == len(found)
     return {row[0]: row[1:] for row in found}
 
@@ -62,6 +69,13 @@ def test_equal_values_share_a_band_and_worth_nothing_is_low() -> None:
         "a": ("in GBP", "low", 1, 2),
         "b": ("in GBP", "low", 2, 2),
     }
+
+
+def test_no_band_is_told_of_a_currency_whose_forecast_has_not_passed() -> None:
+    ltv = values({(f"{currency}{n}", currency): (1, 100 - n) for currency in ("GBP", "EUR", "untested") for n in range(20)})
+    found = standing(ltv, unproved=("EUR",))
+    assert {row[1] for who, row in found.items() if who.startswith("GBP")} == {"high", "medium", "low"}
+    assert {row[1] for who, row in found.items() if not who.startswith("GBP")} == {"unknown"}
 
 
 def test_the_main_currency_has_most_orders_then_is_the_businesss_then_the_first() -> None:

@@ -153,7 +153,7 @@ def _let_out(day: date) -> Callable[[Path], None]:
             generation = channel.seal(built, day, {"customers.jsonl": 3, "products.jsonl": 1}, {"of": f"{day}"}, {})
         channel.show(generation)
         channel.show_as_current(generation)
-        channel.write_status(day, day)
+        channel.write_status(day, day, day)
 
     return let_out
 

@@ -235,7 +235,11 @@ def refit(purchases: pl.DataFrame, anchor: date, horizon_days: int, coverage: fl
             except NotEnoughHistory:
                 continue
     if not snapshots:
-        reason = f"not enough history to backtest: {history} days, and {horizon_days} to forecast"
+        long_enough = tested_days >= min(FEWEST_DAYS, horizon_days)
+        lacking = (
+            "at earlier days too few customers had bought" if long_enough else f"{history} days, and {horizon_days} to forecast"
+        )
+        reason = f"not enough history to backtest: {lacking}"
         return Refit(anchor, season, model, rates, PROBABILISTIC, None, Windows(), 0, (), False, reason)
 
     windows = _windows(snapshots, tested_days)

@@ -195,6 +195,15 @@ def test_a_horizon_of_a_week_is_tested_on_a_week(purchases):
     assert len(found.tests) >= 6
 
 
+def test_a_long_history_whose_customers_came_late_is_told_so_and_not_that_days_lack(purchases):
+    late = purchases.filter(pl.col("day") >= FIRST + timedelta(days=170))
+    first = late.head(1).with_columns(day=pl.lit(FIRST), customer_id=pl.lit("the first of all"))
+    found = refit(
+        pl.concat([first, late], how="vertical_relaxed").sort("customer_id", "day"), FIRST + timedelta(days=199), 30, 0.8
+    )
+    assert found.reason == "not enough history to backtest: at earlier days too few customers had bought"
+
+
 def test_a_history_of_weeks_is_fitted_but_not_tested_nor_accepted(purchases):
     found = refit(purchases, FIRST + timedelta(days=40), 365, 0.8)
     assert (found.tests, found.accepted, found.candidate) == ((), False, PROBABILISTIC)
