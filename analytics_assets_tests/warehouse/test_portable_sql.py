@@ -64,6 +64,8 @@ PARAMETERS: dict[str, Any] = {
     "newest": 2,
     "time_zone": "Europe/London",
     "blocked": ["person 3", "guest"],
+    "excluded_products": ["sku 1"],
+    "excluded_categories": ["category 2"],
     "feature_events": ["name 1", "name 2"],
     "every_event_is_a_feature": True,
     "not_features": ["name 3", "name 4"],
@@ -390,6 +392,8 @@ _GIVEN = {
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS judged_on,
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS evening,
         CAST(DATE '2026-02-28' + CAST(i AS INTEGER) AS DATE) AS month_ago FROM range(2) AS t(i)""",
+    "spoken": """SELECT CAST(DATE '2026-03-29' + CAST(i % 2 AS INTEGER) AS DATE) AS as_of_date, 'sku ' || i % 5 AS product_id,
+        CASE WHEN i % 4 > 0 THEN 'category ' || i % 4 END AS category, 'goes with ' || i % 5 AS reason FROM range(10) AS t(i)""",
     "health_evenings": """SELECT CAST(68 + i AS BIGINT) AS block,
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS as_of_date FROM range(2) AS t(i)""",
 }
