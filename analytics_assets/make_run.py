@@ -46,7 +46,7 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
     from analytics_assets.events.kissmetrics_files import list_files
     from analytics_assets.events.loading import pin_export
     from analytics_assets.operations.assets import record_now
-    from analytics_assets.operations.catch_up import catch_up, changed_assets, end_dead_runs, run_stage
+    from analytics_assets.operations.catch_up import StepFailed, catch_up, changed_assets, end_dead_runs, run_stage
     from analytics_assets.operations.delivery import watch
     from analytics_assets.operations.interruption import cancelling_runs
     from analytics_assets.operations.record import open_record
@@ -93,6 +93,8 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
                         record_now(definitions, instance)
             steps.end()
     _report(platform, done, time.monotonic() - batch_started, time.monotonic() - started)
+    if faults := [one.held_back for one in done if one.held_back and one.by_a_fault]:
+        raise StepFailed("\n".join(faults))
 
 
 class _Steps:
@@ -257,7 +259,7 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
             calls.add_row(plain(account), f"{mrr:,.2f}", f"{probability:.0%}", f"{risk:,.2f} {currency}", plain(why))
         console.print(calls)
     for one in done:
-        if one.held_back:
+        if one.held_back and not one.by_a_fault:
             console.print(f"[yellow]held back:[/] {plain(one.held_back)}", highlight=False, soft_wrap=True)
     parked = _parked(platform)
     if parked:

@@ -53,13 +53,14 @@ class Stage:
 class Done:
     """A finished stage: wall seconds, and of these the ones in which each asset computed (the rest is Dagster's bookkeeping).
 
-    `held_back` says why something that should have gone out did not.
+    `held_back` says why something that should have gone out did not; `by_a_fault`, such as a dead server, and not by the gate.
     """
 
     stage: Stage
     seconds: float
     computing_of: dict[str, float]
     held_back: str | None = None
+    by_a_fault: bool = False
 
     @property
     def computing(self) -> float:
@@ -89,7 +90,8 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
     if not result.success:
         if stage is None or not stage.outgoing:
             raise StepFailed(_why(result))
-        return Done(stage, time.monotonic() - started, {}, held_back=_why(result))
+        by_a_fault = all(check.passed for check in result.get_asset_check_evaluations())
+        return Done(stage, time.monotonic() - started, {}, held_back=_why(result), by_a_fault=by_a_fault)
     computing = {}
     for name in stage.assets if stage else ():
         record = instance.fetch_materializations(dg.AssetKey(name), limit=1).records[0]
