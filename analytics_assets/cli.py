@@ -46,7 +46,7 @@ def main() -> None:
     sent = commands.add_parser("sent", help="record that the e-mail list of a day was handed over; it is never sent twice")
     sent.add_argument("day", type=_day, help="the list's business day, for example 2026-03-31")
     health = commands.add_parser("health", help="say what other health weights would change, now and in the past; writes nothing")
-    health.add_argument("settings", type=Path, help="a settings file with the new [health]")
+    health.add_argument("settings", type=Path, help="a whole settings file, a copy of yours with the new [health]")
     alerts = commands.add_parser("alerts", help="what is wrong, since when, and who was told")
     alerts.add_argument("--all", action="store_true", help="what was wrong and is right again, too")
     alerts.add_argument("--retry", action="store_true", help="try again to deliver what no endpoint accepted")

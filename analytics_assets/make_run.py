@@ -66,11 +66,21 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
         with open_record(home) as instance, cancelling_runs(instance, interruption):
             end_dead_runs(instance)
             definitions = build_definitions(platform)
-            if upgraded := upgrade(platform):
-                console.print(f"brought to this version: {', '.join(upgraded)}")
-            steps.begin("load export files")
-            done = [run_stage(definitions, instance, None)]
-            steps.end()
+
+            def tell() -> None:
+                if not interruption():
+                    watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
+                    record_now(definitions, instance)
+
+            try:
+                if upgraded := upgrade(platform):
+                    console.print(f"brought to this version: {', '.join(upgraded)}")
+                steps.begin("load export files")
+                done = [run_stage(definitions, instance, None)]
+                steps.end()
+            except Exception:
+                tell()
+                raise
             # The first load has found the first day, from which the partitions begin.
             platform = build_platform(settings, home)
             changed = changed_assets(platform)
@@ -88,9 +98,7 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
                 try:
                     done += catch_up(platform, instance, begin)
                 finally:
-                    if not interruption():
-                        watch(platform, instance, definitions.resolve_all_asset_specs(), by_daemon=False)
-                        record_now(definitions, instance)
+                    tell()
             steps.end()
     _report(platform, done, time.monotonic() - batch_started, time.monotonic() - started)
     if faults := [one.held_back for one in done if one.held_back and one.by_a_fault]:

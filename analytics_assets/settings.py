@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import os
 import tomllib
-from datetime import date, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import product
 from math import inf
@@ -73,6 +73,10 @@ class Business(_Table):
             near = difflib.get_close_matches(name, available_timezones(), n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(f"{name!r} is no IANA time zone such as 'Europe/London' or 'America/New_York'{hint}")
+        zone, year = ZoneInfo(name), datetime.now(UTC).year
+        january, july = (datetime(year, month, 1, tzinfo=zone).utcoffset() or timedelta() for month in (1, 7))
+        if (january - july) % timedelta(hours=1):
+            raise ValueError(f"{name!r} changes its clocks by half an hour, so that its hours overlap; name a neighbouring zone")
         return name
 
     @model_validator(mode="after")

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 def outdated_days(
     platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions, before: date
 ) -> dict[str, list[date]]:
-    """Days before a day that were computed, and of whose inputs one has come in anew since.
+    """Days before a day that were computed, and of whose inputs one has come in anew since, with all that follows from them.
 
-    What follows from such a day is outdated with it. What goes out is left out: a list is of its day and is never made again.
+    What follows is outdated with them, however new: nothing brings it the late data while its input has not got it. What goes out is left out: a list is of its day and is never made again.
 
     Returns:
         The days by asset, inputs before what is made of them; assets without any are left out.
@@ -51,26 +51,36 @@ def outdated_days(
         if node.partitions_def
     }
     computed: dict[dg.AssetKey, pl.Series] = {}
+    left: dict[dg.AssetKey, pl.Series] = {}
     outdated: dict[str, list[date]] = {}
+
+    def as_read(of: pl.Series, parent: dg.AssetKey, key: dg.AssetKey, mapping: dg.PartitionMapping | None) -> pl.Series:
+        """The greatest value among those partitions of an input that each partition of an asset is computed from."""
+        if by_the_hour[parent] and not by_the_hour[key]:
+            of = hours.with_columns(of.alias("of")).group_by("day", maintain_order=True).max()["of"]
+        elif by_the_hour[key] and not by_the_hour[parent]:
+            of = of.gather(place_of_day)
+        return _newest(of, mapping)
+
     for key in graph.toposorted_asset_keys:
         node = graph.get(key)
         if key not in by_the_hour or node.tags.get(FILL) == "newest":
             continue
         keys = list(keys_of_hours.values()) if by_the_hour[key] else [day.isoformat() for day in days]
         made = _made(instance, key, keys)
+        named = days if not by_the_hour[key] else hours["day"]
         late = pl.repeat(False, len(made), eager=True)
+        follows = late
         for parent in node.parent_keys & computed.keys():
             if parent.to_user_string() in PICKED_UP_BY_THE_NIGHT:
                 continue
-            values = computed[parent]
-            if by_the_hour[parent] and not by_the_hour[key]:
-                values = hours.with_columns(values.alias("made")).group_by("day", maintain_order=True).max()["made"]
-            elif by_the_hour[key] and not by_the_hour[parent]:
-                values = values.gather(place_of_day)
-            late |= (_newest(values, node.partition_mappings.get(parent)) > made).fill_null(False)
+            mapping = node.partition_mappings.get(parent)
+            late |= (as_read(computed[parent], parent, key, mapping) > made).fill_null(False)
+            follows |= as_read(left[parent], parent, key, mapping) > 0
         computed[key] = pl.select(pl.when(late).then(float("inf")).otherwise(made)).to_series()
-        named = days if not by_the_hour[key] else hours["day"]
-        if found := [day for day in named.filter(late).unique(maintain_order=True) if day < before]:
+        is_left = late & ((named < before) | follows)
+        left[key] = is_left.cast(pl.Float64)
+        if found := named.filter(is_left).unique(maintain_order=True).to_list():
             outdated[key.to_user_string()] = found
     return outdated
 

@@ -80,7 +80,7 @@ def account_health(work: Work) -> Mapping[str, Staged]:
     Five components with the weights of `[health.weights]`. Activity is counted in blocks of 24 hours that end with the hour, so
     that weeks are whole and weekdays cancel: the last 14 blocks are *now*, the 28 before them the account's own *past*.
 
-    - `active_users`: people, counted hour by hour (one who comes in three hours counts three times).
+    - `active_users`: people, counted hour by hour (one who comes in three hours counts three times): reasons call it hours of use.
     - `events`: what they did.
     - `features`: the most different features used in an hour of each day.
     - `recency`: how long nobody has done anything.

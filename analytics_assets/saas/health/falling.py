@@ -70,7 +70,7 @@ def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
     A fall shows weeks before a low score does. `falling_since` tells the new ones from those that were on the list in the two weeks
     before: a list to call from is today's, the new ones first, by what they pay. `reasons` say what fell, and by how much: the last 14
     days against the 14 that ended 28 days ago, as the points do. (Those of `account_health` are against the four weeks before the last
-    14 days, so their percentages differ.) An account leaves it when its fall has stopped, or its contract has ended; without a band
+    14 days, so their percentages differ.) Who had been used for less than a fortnight by then is not on it. An account leaves it when its fall has stopped, or its contract has ended; without a band
     it is not on it.
 
     It is a reason to look, no verdict. At simulated companies of 60 to 600 accounts, with 15 points about three of four accounts that

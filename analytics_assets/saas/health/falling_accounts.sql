@@ -1,5 +1,5 @@
 -- One row per account with a band whose contract had not ended by the end of $as_of and whose score lost at least $falling tenths of a
--- point in 28 days: the first of the last $blocks days on which it had, and what fell, at most three components, the one that lost most
+-- point in 28 days, the earlier one known from a whole fortnight: the first of the last $blocks days on which it had, and what fell, at most three components, the one that lost most
 -- points first. The end of $as_of is block $block of health_scores.
 -- An account of account_health without a row in health_scores has not been used for six weeks: its score is 0.
 WITH ends AS (
@@ -11,7 +11,7 @@ since AS (
     SELECT h.account_id, MAX(e.block) AS last_block, MIN(e.block) AS first_block
     FROM account_health AS h
     CROSS JOIN ends AS e
-    INNER JOIN health_scores AS t ON h.account_id = t.account_id AND e.block - 28 = t.block
+    INNER JOIN health_scores AS t ON h.account_id = t.account_id AND e.block - 28 = t.block AND t.days_now >= 14
     LEFT JOIN health_scores AS s ON h.account_id = s.account_id AND e.block = s.block
     WHERE t.score - CASE WHEN s.account_id IS NULL THEN 0 ELSE s.score END >= $falling
     GROUP BY h.account_id
@@ -39,8 +39,8 @@ fallen AS (
         1 AS component,
         users_lost AS lost,
         CASE
-            WHEN users_fall >= 1 THEN 'active users down ' || CAST(CAST(FLOOR(users_fall) AS BIGINT) AS VARCHAR) || ' %'
-            ELSE 'active users behind those of other accounts'
+            WHEN users_fall >= 1 THEN 'hours of use down ' || CAST(CAST(FLOOR(users_fall) AS BIGINT) AS VARCHAR) || ' %'
+            ELSE 'hours of use behind those of other accounts'
         END AS reason
     FROM compared
     UNION ALL

@@ -92,9 +92,9 @@ worded AS (
         CASE
             WHEN users_lost = 0 THEN NULL
             WHEN users_fall >= 1 AND (own_users_lost >= 20 OR peers_users_lost = 0 OR has_fallen = 1 AND peers_active_users >= CAST(0.25 AS DOUBLE))
-                THEN 'active users down ' || CAST(users_fall AS VARCHAR) || ' % in 14 days'
-            WHEN own_users_lost >= 20 OR peers_users_lost = 0 THEN 'active users grew less than at other accounts'
-            ELSE 'active users' || CASE WHEN seats IS NULL THEN '' ELSE ' per seat' END || CASE
+                THEN 'hours of use down ' || CAST(users_fall AS VARCHAR) || ' % in 14 days'
+            WHEN own_users_lost >= 20 OR peers_users_lost = 0 THEN 'hours of use grew less than at other accounts'
+            ELSE 'hours of use' || CASE WHEN seats IS NULL THEN '' ELSE ' per seat' END || CASE
                 WHEN peers_active_users < CAST(0.1 AS DOUBLE) THEN ' among the lowest tenth'
                 WHEN peers_active_users < CAST(0.25 AS DOUBLE) THEN ' among the lowest quarter'
                 ELSE ' ahead of only '

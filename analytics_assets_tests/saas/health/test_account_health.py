@@ -49,7 +49,7 @@ def test_a_fall_by_a_quarter_costs_half_of_it_beyond_chance(vendor) -> None:
     # Without seats the other weights are scaled from 85 to 100.
     assert row["components"]["active_users"] == 23.6
     assert row["score"] == Decimal("88.3")
-    assert row["reasons"] == "active users down 25 % in 14 days"
+    assert row["reasons"] == "hours of use down 25 % in 14 days"
     assert row["coverage"] == Decimal("0.283")
 
 
@@ -62,7 +62,7 @@ def test_an_account_of_which_nothing_is_heard_for_nine_days(vendor) -> None:
     # 200 of 560 user-hours and 500 of 1,400 events are less than half, also beyond chance: 30 and 20 points of 85. The pause
     # costs 15 x 144 / 336 = 6.4. 5 of 14 features are few: 5 / 14 + 2 / sqrt(14) = 0.8917, and 20 x 2 x 0.1083 = 4.3 come fourth.
     assert row["components"]["features"] == pytest.approx(20 * 0.7833 / 0.85, abs=0.1)
-    assert row["reasons"] == "active users down 64 % in 14 days; events down 64 % in 14 days; no activity for 9 days"
+    assert row["reasons"] == "hours of use down 64 % in 14 days; events down 64 % in 14 days; no activity for 9 days"
     vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 100\nseats = 0\n"
     assert of(vendor.health(NOON), "a")["reasons"] == "no activity for 9 days"
 
@@ -86,7 +86,7 @@ def test_who_was_silent_for_a_fortnight_is_told_to_be_silent_first(vendor) -> No
     vendor.open()
     row = of(vendor.health(datetime(2026, 3, 31, 12, tzinfo=UTC)), "a")
     assert row["components"]["recency"] == 15
-    assert row["reasons"] == "no activity for 16 days; active users down 100 % in 14 days; events down 100 % in 14 days"
+    assert row["reasons"] == "no activity for 16 days; hours of use down 100 % in 14 days; events down 100 % in 14 days"
 
 
 def test_a_score_below_the_healthy_edge_and_a_fall_have_a_reason(vendor) -> None:
@@ -97,7 +97,7 @@ def test_a_score_below_the_healthy_edge_and_a_fall_have_a_reason(vendor) -> None
     # 4 of 12 are behind: a third, and (1 + 2 / 3) / 3 of 35.29; events and features like everybody's, 2 / 3; recency all.
     below = of(vendor.health(NOON), "a04")
     assert below["score"] == Decimal("68.6") and below["trend"] == 0
-    assert below["reasons"] == "active users ahead of only 33 % of other accounts"
+    assert below["reasons"] == "hours of use ahead of only 33 % of other accounts"
     vendor.settings = "[health]\nhealthy = 68\n"
     assert of(vendor.health(NOON), "a04")["reasons"] is None
     # 27 users beside an average of 28.5 are within chance, but it fell from the eleventh place of the thirteen to the eighth.
@@ -107,7 +107,7 @@ def test_a_score_below_the_healthy_edge_and_a_fall_have_a_reason(vendor) -> None
     row = of(vendor.health(NOON), "b")
     assert (row["trend"], row["reasons"]) == (Decimal("-5.4"), None)
     vendor.settings = "[health]\nfalling = 5\n"
-    assert of(vendor.health(NOON), "b")["reasons"] == "active users down 5 % in 14 days"
+    assert of(vendor.health(NOON), "b")["reasons"] == "hours of use down 5 % in 14 days"
 
 
 def test_silence_never_makes_an_account_healthier(vendor) -> None:
@@ -208,7 +208,7 @@ def test_no_account_is_blamed_for_what_befalls_all(vendor) -> None:
     # ((30 + 20 + 20) x 2 / 3 + 15) / 0.85 = 72.55, on each of the 28 evenings: not 3 points beyond an edge, and above 70 on the first.
     assert usual["score"] == Decimal("72.5")
     assert usual["reasons"] is None and usual["band"] == "healthy"
-    assert worse["components"]["active_users"] == 0 and worse["reasons"].startswith("active users down 88 % in 14 days")
+    assert worse["components"]["active_users"] == 0 and worse["reasons"].startswith("hours of use down 88 % in 14 days")
     assert better["components"]["active_users"] == pytest.approx(30 / 0.85, abs=0.1)
 
 
@@ -429,7 +429,7 @@ def test_random_accounts_have_the_health_that_plain_loops_find(vendor, seed: int
 
 
 COMPONENT_OF = {
-    "active users": "active_users", "events": "events", "features in": "features", "no activity": "recency", "at most": "seats",
+    "hours of use": "active_users", "events": "events", "features in": "features", "no activity": "recency", "at most": "seats",
 }  # fmt: skip
 
 
@@ -455,12 +455,12 @@ def assert_true(reasons: str | None, figures: dict[str, Any], costs: dict[str, f
     for reason in said:
         match reason.split():
             case [*what, "down", percent, "%", "in", "14", "days"]:
-                name = {"active users": "active_users", "events": "events", "features in use": "features"}[" ".join(what)]
+                name = {"hours of use": "active_users", "events": "events", "features in use": "features"}[" ".join(what)]
                 assert int(percent) == math.floor(100 * (1 - figures["now"][name] / figures["expected"][name]) + 0.5) > 0
             case ["no", "activity", "for", days, "days"]:
                 assert int(days) == figures["idle"] // 24 >= 3
             case [*what, "ahead", "of", "only", percent, "%", "of", "other", "accounts"]:
-                name = {"active": "active_users", "events": "events", "features": "features"}[what[0]]
+                name = {"hours": "active_users", "events": "events", "features": "features"}[what[0]]
                 assert name in most
                 assert int(percent) == math.floor(100 * figures["peers"][name] + 0.5) >= 25
             case ["at", "most", users, "of", seats, "seats", "in", "use", "in", "an", "hour"]:
@@ -470,10 +470,10 @@ def assert_true(reasons: str | None, figures: dict[str, Any], costs: dict[str, f
                     figures["own"]["seats"] < 0.5 if low is None else low < 0.25
                 )
             case [*what, "among", "the", "lowest", part]:
-                name = {"active": "active_users", "events": "events", "features": "features"}[what[0]]
+                name = {"hours": "active_users", "events": "events", "features": "features"}[what[0]]
                 assert figures["peers"][name] < {"tenth": 0.1, "quarter": 0.25}[part]
             case [*what, "grew", "less", "than", "at", "other", "accounts"]:
-                name = {"active": "active_users", "events": "events", "features": "features"}[what[0]]
+                name = {"hours": "active_users", "events": "events", "features": "features"}[what[0]]
                 assert figures["own"][name] < 1
             case []:
                 pass

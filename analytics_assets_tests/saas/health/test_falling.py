@@ -134,7 +134,7 @@ def test_the_reasons_say_what_fell_and_since_when(vendor) -> None:
     since, reasons = rows["less"].split(": ")
     told, points = zip(*(reason.removesuffix(" points)").split(" (-") for reason in reasons.split("; ")), strict=True)
     assert since == "against the 14 days to 2026-03-03"
-    assert told == ("events down 50 %", "active users down 60 %", "features in use behind those of other accounts")
+    assert told == ("events down 50 %", "hours of use down 60 %", "features in use behind those of other accounts")
     assert sorted(map(float, points), reverse=True) == list(map(float, points)) and min(map(float, points)) >= 2
     assert "; no activity for 21 days (-15.0 points); " in rows["silent"]
     vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 0\nseats = 100\n"
