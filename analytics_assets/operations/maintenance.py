@@ -1,8 +1,10 @@
 """Looking after the lake: old days become month-ends, small files become large ones, and what nobody needs is removed."""
 
 import calendar
+import contextlib
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -85,8 +87,17 @@ def _days_of(lake: Lake, table: Table) -> list[date]:
 
 def kept_since(platform: Platform, now: datetime) -> datetime:
     """Files that were in use at this instant or later are kept."""
-    published = [datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in platform.home.published.glob("analytics-*.duckdb")]
-    return min([now - KEPT, *(at - timedelta(hours=1) for at in published)])
+    published = _still_there(platform.home.published.glob("analytics-*.duckdb"))
+    return min([now - KEPT, *(datetime.fromtimestamp(found.st_mtime, UTC) - timedelta(hours=1) for _, found in published)])
+
+
+def _still_there(paths: Iterable[Path]) -> list[tuple[Path, os.stat_result]]:
+    """Files with what the system says of them, without those that their owner has taken away or renamed meanwhile."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path, path.stat()))
+    return found
 
 
 def _maintain(table: Path, since: datetime, now: datetime, taken_out: int) -> Freed:
@@ -100,12 +111,12 @@ def _maintain(table: Path, since: datetime, now: datetime, taken_out: int) -> Fr
     # `full`: files of writers that were killed before their commit stand in no version's log.
     unneeded = [table / name for name in delta.vacuum(retention_hours=hours, dry_run=True, full=True)]
     # What was being written when its writer was killed ends in # and a number, and is no file to Delta.
-    torn = [path for path in table.rglob("*#[0-9]*") if path.stat().st_mtime < since.timestamp()]
-    size = sum(path.stat().st_size for path in (*unneeded, *torn) if path.exists())
+    torn = [path for path, found in _still_there(table.rglob("*#[0-9]*")) if found.st_mtime < since.timestamp()]
+    size = sum(found.st_size for _, found in _still_there((*unneeded, *torn)))
     if unneeded:
         delta.vacuum(retention_hours=hours, dry_run=False, full=True)
     for path in torn:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return Freed(table.name, taken_out, merged, len(unneeded) + len(torn), size)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
@@ -255,3 +256,12 @@ def test_hours_of_an_old_day_go_and_those_of_a_month_end_stay(ticking, monkeypat
         assert dg.materialize([asset], instance=instance, tags=tags).success
         assert hours_there(platform) == {"2011-10-30": 1, "2011-10-31": 24}
         assert counted() == {"2011-10-30": 1, "2011-10-31": 24}
+
+
+def test_files_that_their_owner_takes_away_meanwhile_stop_nothing(restated, monkeypatch) -> None:
+    """A publication removes an old database, and a writer renames its file, between the listing and the look."""
+    gone = restated.home.published / "analytics-000000.duckdb"
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*listed(self, pattern), gone])
+    now = datetime.now(UTC)
+    assert kept_since(restated.platform(), now) <= now - timedelta(days=30)
