@@ -198,6 +198,8 @@ def _export_folder(settings: Settings, home: Home, exports: str | None, steps: _
 def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seconds: float) -> None:
     import duckdb
 
+    from analytics_assets.operations.delivery import outbox_of
+
     home = platform.home
     seconds: dict[str, float] = defaultdict(float)
     partitions: Counter[str] = Counter()
@@ -275,6 +277,11 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
         console.print(
             f"[yellow]{parked:,} events lie before first_day ({platform.clock.first_day}) or after the end "
             f"({business.last_day or 'now'}) and are in no partition.[/]"
+        )
+    if standing := Counter(one.alert.kind for one in outbox_of(platform).alerts(standing_only=True)):
+        kinds = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in sorted(standing.items()))
+        console.print(
+            f"[yellow]alerts:[/] {kinds}. What each says: .venv/bin/analytics-assets alerts", highlight=False, soft_wrap=True
         )
     computing = sum(one.computing for one in done)
     loading = done[0].seconds

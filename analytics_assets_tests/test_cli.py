@@ -17,6 +17,8 @@ import pytest
 from analytics_assets import cli, make_run
 from analytics_assets.make_run import errors_into
 from analytics_assets.operations.catch_up import Done, Stage
+from analytics_assets.operations.delivery import outbox_of
+from analytics_assets.operations.outbox import Alert
 from analytics_assets.operations.record import open_record
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.churn.tables import CHURN_SCORES
@@ -163,6 +165,11 @@ def test_a_run_ends_with_its_tables_the_best_customers_and_the_revenue_at_risk(b
         Done(Stage(("orders", "customers"), "2011-10-29", "2011-11-01", 4), 5.0, {"orders": 1.25, "customers": 0.5}),
         Done(Stage(("orders",), "2011-11-01", "2011-11-01", 1), 1.0, {"orders": 0.5}, held_back="the list is empty [3]"),
     ]
+    for key, kind in (("a", "check failed"), ("b", "stale"), ("c", "check failed"), ("d", "late")):
+        outbox_of(branch.platform()).raise_alert(
+            Alert(key, kind, "warning", "orders", "what is wrong"), datetime(2011, 11, 2, tzinfo=UTC)
+        )
+    outbox_of(branch.platform()).recover("d", datetime(2011, 11, 3, tzinfo=UTC))
     monkeypatch.setenv("ANALYTICS_HOME", "/a home")
     make_run._report(branch.platform(), done, 9.0, 11.5)
     told = said()
@@ -184,6 +191,7 @@ def test_a_run_ends_with_its_tables_the_best_customers_and_the_revenue_at_risk(b
     assert not any("free" in line for line in told)
     plain = [line[0] for line in told]
     assert "held back: the list is empty [3]" in plain
+    assert "alerts: check failed (2), stale. What each says: .venv/bin/analytics-assets alerts" in plain
     # 888.00 and 999.00 of conftest.py.
     assert any(line.startswith("2 events lie before first_day (2011-10-29) or after the end (2011-11-01)") for line in plain)
     assert "batch 9.0 s: loading 2.0, computing 2.2, Dagster's bookkeeping and start 4.8; with everything 11.5 s" in plain
