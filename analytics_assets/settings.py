@@ -401,8 +401,7 @@ class Activation(_Table):
 
     Nobody is written to without consent (a trait named under `[customers] consent` with a value of `consent_means`),
     unless `consent_required` is false. `suppression_file` names addresses or customers, one a line, who get nothing,
-    nor does whoever tells an address that one of them ever told. It must name those too who refused before `[business] first_day`:
-    nothing that was said before that day is known.
+    nor does whoever tells an address that one of them ever told. Who refused before `[business] first_day` has refused.
     A fixed share of customers, `holdout_share`, is left out of every campaign, so that its effect can be measured.
     The address of a Redis server stands in the environment as ANALYTICS_REDIS_URL, never here.
     """

@@ -44,7 +44,8 @@ from analytics_assets.activation.onsite import (
 from analytics_assets.activation.onsite import LOCK as ONSITE_LOCK
 from analytics_assets.activation.sends import LOCK as EMAIL_LOCK
 from analytics_assets.activation.sends import email_channel, last_send, made_with, sent_days
-from analytics_assets.events.tables import EVENTS, IDENTITIES, TRAITS
+from analytics_assets.events.events import json_paths
+from analytics_assets.events.tables import EVENTS, IDENTITIES, RECORDS, TRAITS
 from analytics_assets.home import Home
 from analytics_assets.operations.freshness import newest_business_time
 from analytics_assets.partitions import all_earlier_days
@@ -83,7 +84,8 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
 
     Value bands: of each currency the first tenth by lifetime value is high, the next three tenths medium; unknown where no forecast of the
     currency has passed its backtest. One product in four is for buying
-    again, the others are new to the customer. Who has not consented, is suppressed or is held out is on no list.
+    again, the others are new to the customer. Who has not consented, is suppressed or is held out is on no list. What people said
+    of their address and their consent before the first day counts as what they said since.
 
     Read it as a proposal until `analytics-assets sent DATE` has recorded it: that is what the next delta compares with.
     """
@@ -97,11 +99,18 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
         raise HeldBack([str(error)]) from None
     products = activation.products_per_email
     rows = lambda file, **more: work.sql(_HERE / f"{file}.sql", as_of=day, **more).pl()  # noqa: E731
+    early, said = _early_traits(work, day), ("trait", "value", "said_second")
+    of_customers = early.drop_nulls("customer_id")
     contacts = Contacts(
         standing=rows("standing", currency=work.settings.business.currency),
-        traits=rows("contact_traits"),
-        shared=rows("shared_traits"),
-        identities=rows("known_identities.duckdb", suppressed=sorted(suppressed.names)),
+        traits=pl.concat([rows("contact_traits"), of_customers.select("customer_id", *said)]),
+        shared=pl.concat([rows("shared_traits"), early.filter(pl.col("customer_id").is_null()).select("identity", *said)]),
+        identities=pl.concat(
+            [
+                rows("known_identities.duckdb", suppressed=sorted(suppressed.names)),
+                of_customers.filter("is_stranger").select("customer_id", "identity").unique(),
+            ]
+        ),
         picks=rows("picks", products=products, buy_again_first=products // BUY_AGAIN_SHARE),
         product_names=rows("product_names"),
         suppressed=suppressed.names,
@@ -132,6 +141,24 @@ def email_campaign(work: Work, day: date, folder: Path) -> Made:
         "made_with": made_with(work.platform),
     }
     return Made(files, content, {"dagster/row_count": campaign.recipients.height, **counts, **delta})
+
+
+def _early_traits(work: Work, day: date) -> pl.DataFrame:
+    """What was said before the first day, by `early_traits.duckdb.sql`: no partition holds it, and a refusal has no end."""
+    clock, identity, names = work.platform.clock, work.settings.identity, work.settings.customers
+    begins = clock.begins(clock.first_day)
+    work.read(RECORDS, f"occurred_at < '{begins.isoformat()}'")
+    traits = names.email + names.consent
+    return work.sql(
+        _HERE / "early_traits.duckdb.sql",
+        as_of=day,
+        traits=list(traits),
+        paths=json_paths(traits),
+        first_day_begins=begins,
+        day_ends=clock.begins(day + timedelta(days=1)),
+        blocked=list(identity.blocked),
+        fold_email_case=identity.fold_email_case,
+    ).pl()
 
 
 def _write_parquet(frame: pl.DataFrame, file: Path) -> None:
@@ -233,7 +260,7 @@ EMAIL = Outlet(
     made_with=made_with,
     day_tables=(CUSTOMER_LTV, LTV_BACKTESTS, CUSTOMER_SEGMENTS, RECOMMENDATIONS, RECOMMENDATION_QUALITY, IDENTITIES),
     history_tables=(TRAITS, ORDER_ITEMS),
-    settings=("activation", "customers", "business.currency"),
+    settings=("activation", "customers", "identity", "business.currency"),
     format="csv",
     columns={
         "email": "The address, lower case; each once.",

@@ -51,7 +51,8 @@ class Contacts:
 
     `standing`: customer_id, segment, value_band, place, customers (`standing.sql`). `traits`: customer_id, trait, value,
     said_second (`contact_traits.sql`). `shared`: the same of blocked identities, who are no customers: identity, trait, value,
-    said_second (`shared_traits.sql`). `identities`: customer_id, identity (`known_identities.duckdb.sql`). `picks`: customer_id,
+    said_second (`shared_traits.sql`). Both with what was said before the first day (`early_traits.duckdb.sql`).
+    `identities`: customer_id, identity (`known_identities.duckdb.sql`). `picks`: customer_id,
     place, product_id (`picks.sql`). `product_names`: product_id, product_name. `suppressed`: lower-case addresses and customer ids.
     """
 

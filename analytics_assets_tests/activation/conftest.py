@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pytest
 
 from analytics_assets.activation.assets import activation_checks, email_campaign_asset, onsite_recommendations_asset
-from analytics_assets.events.tables import IDENTITIES, TRAITS
+from analytics_assets.events.tables import IDENTITIES, RECORDS, TRAITS
 from analytics_assets.home import Home
 from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS
 from analytics_assets.retail.orders.assets import ORDER_ITEMS
@@ -53,12 +53,21 @@ last_day = 2026-03-05
 products_per_email = 4
 holdout_share = 0
 """
-_OF_TYPE = {"VARCHAR": "", "BIGINT": 0, "DOUBLE": 0.0, "DECIMAL(18,2)": Decimal(0), "DATE": DAYS[0], "BOOLEAN": True}
+_OF_TYPE = {
+    "VARCHAR": "",
+    "BIGINT": 0,
+    "DOUBLE": 0.0,
+    "DECIMAL(18,2)": Decimal(0),
+    "DATE": DAYS[0],
+    "BOOLEAN": True,
+    "TIMESTAMPTZ": datetime(2026, 3, 1, tzinfo=UTC),
+}
 
 
 def rows_of(table: Table, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows of a declared table; what a row does not say is NULL, or nothing of the column's type."""
-    full = [{c.name: row.get(c.name, None if c.nullable else _OF_TYPE[c.type]) for c in table.columns} for row in rows]
+    blank = {c.name: None if c.nullable else _OF_TYPE[c.type] for c in table.columns}
+    full = [{name: row.get(name, value) for name, value in blank.items()} for row in rows]
     return pa.Table.from_pylist(full, schema=table.arrow_schema())
 
 
@@ -205,6 +214,16 @@ class Shop:
         """Materialise every input for these days."""
         names = [name for name in self.assets() if name not in ("email_campaign", "onsite_recommendations")]
         assert self.run(*names, day=first, last=last).success
+
+    def landed(self, said: list[tuple[str, date, date | None, dict[str, str]]]) -> None:
+        """Let exactly these property sets have landed: who said it, the days on which it was said and received, what was said."""
+        noon = lambda day: day and datetime.combine(day, time(12), UTC)  # noqa: E731
+        rows = [
+            {"file": "1.json", "line_number": n, "kind": "set", "record_id": f"r{n}", "identity": who, "occurred_at": noon(day),
+             "received_at": noon(received), "properties": json.dumps(properties)}
+            for n, (who, day, received, properties) in enumerate(said)
+        ]  # fmt: skip
+        self.platform.lake.replace(RECORDS, rows_of(RECORDS, rows), None, {})
 
     def folder(self, channel: str, day: date = DAYS[2]) -> Path:
         """What is out for a day."""

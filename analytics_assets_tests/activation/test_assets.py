@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from analytics_assets.activation.sends import mark_sent
 from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS
 
 DAY, NEXT = date(2026, 3, 3), date(2026, 3, 4)
+EARLY_DAY = date(2026, 2, 3)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -82,6 +84,64 @@ def test_consent_withdrawn_on_the_day_counts_on_that_day_and_not_before(shop) ->
     shop.run("email_campaign", day=date(2026, 3, 2), last=DAY)
     assert "ann@x.test" in shop.list_of(date(2026, 3, 2))["email"]
     assert "ann@x.test" not in shop.list_of(DAY)["email"]
+
+
+@pytest.mark.parametrize(
+    ("who", "said", "refused"),
+    [
+        ("ann@x.test", {}, "ann@x.test"),
+        ("ANN@x.test", {}, "ann@x.test"),
+        ("ann's old account", {"email": " Ann@X.test"}, "ann@x.test"),
+        ("Shared@x.test", {}, "shared@x.test"),
+        ("dan@mail.test", {}, "dan@mail.test"),
+        ("Bob@x.test", {}, "shared@x.test"),
+    ],
+)
+def test_who_refused_before_the_first_day_has_refused(shop, who: str, said: dict[str, str], refused: str) -> None:
+    """Under the name of now, in another spelling, or under a name that was never seen since."""
+    shop.settings_text += "consent_required = false\n"
+    shop.rows["traits"] = [row for row in shop.rows["traits"] if row["trait"] == "email"]
+    shop.rows["traits"].append(
+        {"event_date": DAY, "identity": "bob@x.test", "trait": "email", "last_value": "shared@x.test", "last_second": 150}
+    )
+    shop.rows["identities"].append({"as_of_date": DAY, "identity": "shared@x.test", "kind": "blocked", "customer_id": None})
+    shop.inputs()
+    everybody = ["ann@x.test", "cat@x.test", "dan@mail.test", "fay@x.test", "shared@x.test"]
+    for received, counts in ((NEXT, False), (DAY, True), (None, True)):
+        shop.landed([(who, EARLY_DAY, received, {"newsletter": "no", **said})])
+        shop.run("email_campaign")
+        assert shop.list_of()["email"].to_list() == [one for one in everybody if one != refused or not counts]
+
+
+def test_what_was_said_before_the_first_day_is_older_than_what_was_said_since(shop) -> None:
+    """Ann and Eve agreed, and Eve told her address; Cat and Fay agreed too, and refused later: Cat since the first day, Fay before it."""
+    shop.rows["traits"] = [row for row in shop.rows["traits"] if row["identity"] not in ("ann@x.test", "eve")]
+    seconds = datetime(2026, 3, 1, 9, tzinfo=UTC).timestamp()
+    for row in shop.rows["traits"]:
+        row["last_second"] = int(seconds)
+    shop.landed(
+        [
+            ("ann@x.test", EARLY_DAY, None, {"newsletter": "yes"}),
+            ("eve", EARLY_DAY, None, {"newsletter": "yes", "email": "eve@x.test"}),
+            ("bob@x.test", EARLY_DAY, None, {"newsletter": "no"}),
+            ("cat@x.test", EARLY_DAY, None, {"newsletter": "yes"}),
+            ("fay@x.test", EARLY_DAY, None, {"subscribed": "yes"}),
+            ("fay@x.test", EARLY_DAY + timedelta(1), None, {"newsletter": "no"}),
+        ]
+    )
+    shop.inputs()
+    shop.run("email_campaign")
+    assert shop.list_of()["email"].to_list() == ["ann@x.test", "bob@x.test", "dan@mail.test", "eve@x.test"]
+
+
+def test_what_many_said_under_one_word_before_the_first_day_is_nobodys(shop, tmp_path) -> None:
+    told = [(" Guest ", EARLY_DAY, None, {"email": f"{who}@x.test", "newsletter": "no"}) for who in ("ann", "fay", "bob")]
+    (tmp_path / "suppressed.txt").write_text("fay@x.test\n")
+    shop.settings_text += f'suppression_file = "{tmp_path / "suppressed.txt"}"\n'
+    shop.landed(told)
+    shop.inputs()
+    shop.run("email_campaign")
+    assert shop.list_of()["email"].to_list() == ["ann@x.test", "bob@x.test", "dan@mail.test"]
 
 
 def test_no_address_in_what_dagster_keeps_or_in_the_manifest(evening) -> None:
@@ -364,3 +424,20 @@ def test_a_broken_promise_is_found_in_the_finished_list(evening, monkeypatch, wh
     message = why_of(evening.run("email_campaign"))
     assert "the list would break a promise: 3 addresses stand there twice" in message and "@" not in message
     assert not evening.folder("email").exists()
+
+
+def test_a_list_that_forgets_who_refused_before_the_first_day_breaks_a_promise(shop, monkeypatch, why_of) -> None:
+    import analytics_assets.activation.assets as assets
+
+    make = assets.make_campaign
+
+    def careless(contacts: assets.Contacts, *others):
+        return make(dataclasses.replace(contacts, traits=contacts.traits.filter(pl.col("value") != "never")), *others)
+
+    monkeypatch.setattr(assets, "make_campaign", careless)
+    shop.rows["traits"] = [row for row in shop.rows["traits"] if row["identity"] not in ("bob@x.test", "dan")]
+    told = {"bob@x.test": "bob@x.test", "dan's old account": "dan@mail.test", "dan": "dan@mail.test"}
+    shop.landed([(who, EARLY_DAY, None, {"newsletter": "never", "email": address}) for who, address in told.items()])
+    shop.settings_text += "consent_required = false\n"
+    shop.inputs()
+    assert "the list would break a promise: 2 refused" in why_of(shop.run("email_campaign"))
