@@ -30,6 +30,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import duckdb
+import pyarrow as pa
 import pytest
 
 from analytics_assets.definitions import PUBLISHED, build_definitions, build_platform
@@ -39,13 +40,19 @@ from analytics_assets.home import Home
 from analytics_assets.operations.catch_up import Done, catch_up, run_stage
 from analytics_assets.settings import Settings, parse_settings
 from analytics_assets.warehouse.engine import attach, engine
+from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
-from analytics_assets.warehouse.work import Platform
+from analytics_assets.warehouse.work import Platform, Rows
 
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "true"
 
 LONDON = ZoneInfo("Europe/London")
 AUTUMN = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-10-29\nlast_day = 2011-11-01\n'
+
+
+def in_memory(rows: Rows) -> pa.Table:
+    """Rows that an asset's function returned, from where they are staged too."""
+    return rows.reader().read_all() if isinstance(rows, Staged) else rows
 
 
 def at(local: str, fold: int = 0) -> int:

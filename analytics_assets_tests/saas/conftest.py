@@ -22,9 +22,9 @@ from analytics_assets.saas.usage.assets import account_days, account_usage
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.lake import Window, predicate_for
-from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Compute, Platform, Work
+from analytics_assets_tests.conftest import in_memory
 
 
 @cache
@@ -104,8 +104,7 @@ class Company:
     def compute(self, function: Compute, window: Window) -> Mapping[str, pa.Table]:
         """What an asset's function returns for a window."""
         with engine() as connection, closing(Work(self.platform, window, connection, logging.getLogger(__name__))) as work:
-            found = function(work).items()
-            return {name: rows.reader().read_all() if isinstance(rows, Staged) else rows for name, rows in found}
+            return {name: in_memory(rows) for name, rows in function(work).items()}
 
     def write(self, rows: Mapping[str, pa.Table], window: Window, *tables: Table) -> None:
         """Replace a window of tables."""

@@ -28,8 +28,8 @@ from analytics_assets.settings import parse_settings
 from analytics_assets.simulation.retailer import Retailer, simulate
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.lake import Window
-from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.work import Platform, Work
+from analytics_assets_tests.conftest import in_memory
 
 FIRST, LAST = date(2026, 1, 1), date(2026, 5, 4)
 MERGED = ("first half", "second half")
@@ -91,8 +91,7 @@ class Shop:
     def compute(self, function: Callable[[Work], Any], first: date, last: date) -> Any:
         """What an asset's function returns for a range of days."""
         with engine() as connection, closing(self.work(connection, first, last)) as work:
-            found = function(work).items()
-            return {name: rows.reader().read_all() if isinstance(rows, Staged) else rows for name, rows in found}
+            return {name: in_memory(rows) for name, rows in function(work).items()}
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +275,6 @@ def test_plots_are_images_and_metadata_are_sentences(shop):
         (ltv_hindsight, plot_said_and_came_true, "GBP, 30 days ago", r"% ended up inside their interval \((8|9)\d% stated\)"),
     ):
         with engine() as connection, closing(shop.work(connection, LAST, LAST)) as work:
-            rows = function(work)[function.__name__]
-            assert plot(work, rows.reader().read_all() if isinstance(rows, Staged) else rows).startswith(b"\x89PNG")
+            rows = in_memory(function(work)[function.__name__])
+            assert plot(work, rows).startswith(b"\x89PNG")
             assert re.search(text, work.metadata[key])

@@ -5,8 +5,8 @@ import pytest
 from scipy.integrate import quad
 from scipy.optimize import approx_fprime
 
-from analytics_assets.retail.ltv import pareto_nbd
 from analytics_assets.retail.ltv.bg_nbd import Histories, distinct_histories
+from analytics_assets_tests.retail.ltv import pareto_nbd
 
 PUBLISHED = pareto_nbd.Parameters(0.553, 10.578, 0.606, 11.669, -9595.0, 2357)
 

@@ -22,9 +22,9 @@ from analytics_assets.retail.segments.assets import customer_segments
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.lake import Window
-from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Platform, Work
+from analytics_assets_tests.conftest import in_memory
 
 
 @dataclass
@@ -82,8 +82,7 @@ class Shop:
     def compute(self, function: Callable[[Work], Any], first: date, last: date) -> Any:
         """What an asset's function returns for a range of days."""
         with engine() as connection, closing(self.work(connection, first, last)) as work:
-            found = function(work).items()
-            return {name: rows.reader().read_all() if isinstance(rows, Staged) else rows for name, rows in found}
+            return {name: in_memory(rows) for name, rows in function(work).items()}
 
     def work(self, connection: Any, first: date, last: date) -> Work:
         """A materialisation of a range of days."""
