@@ -91,11 +91,14 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     identities_aside = when_inputs_changed("identities")
     accounts_aside = when_inputs_changed("accounts")
     hourly_accounts_aside = when_inputs_changed("accounts", by_the_hour=True)
+    at_any_age = when_inputs_changed(at_any_age=True)
+    hourly_usage = when_inputs_changed("accounts", by_the_hour=True, at_any_age=True)
+    days_of_usage = when_inputs_changed("accounts", at_any_age=True)
     newest_day = when_inputs_changed("identities", lookback=None)
     load, maintenance = load_job(), maintenance_job(platform)
     hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform), up_to_date_check(platform)]
-    traits, identities = traits_asset(platform, inputs_changed), identities_asset(platform, inputs_changed)
-    order_items, orders = order_assets(platform, inputs_changed)
+    traits, identities = traits_asset(platform, at_any_age), identities_asset(platform, inputs_changed)
+    order_items, orders = order_assets(platform, at_any_age)
     ltv, segments = customer_ltv_asset(platform, identities_aside), customer_segments_asset(platform, identities_aside)
     recommendations = recommendations_asset(platform, identities_aside)
     proof = reproducibility_asset(platform)
@@ -103,7 +106,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
         export_files_asset(platform),
         raw_event_hours(platform),
-        events_asset(platform, inputs_changed),
+        events_asset(platform, at_any_age),
         traits,
         identities,
         order_items,
@@ -118,7 +121,7 @@ def build_definitions(platform: Platform) -> dg.Definitions:
         email_campaign_asset(platform, newest_day, [traits, identities, order_items, ltv, segments, recommendations]),
         onsite_recommendations_asset(platform, newest_day, [recommendations]),
         accounts_asset(platform, inputs_changed),
-        *usage_assets(platform, hourly_accounts_aside, accounts_aside),
+        *usage_assets(platform, hourly_usage, days_of_usage),
         account_health_asset(platform, hourly_accounts_aside),
         health_outcomes_asset(platform, accounts_aside),
         falling_accounts_asset(platform, accounts_aside),

@@ -18,7 +18,7 @@ from analytics_assets.warehouse.lake import Window
 
 # As-of tables read all earlier days. Planning 4,000 days took 0.1 s, the same as one day.
 ALL_EARLIER_DAYS = 4_000
-# What arrives for the last week restates it; for what is older somebody asks.
+# What is as of a day of the last week is restated by itself; for what is older somebody asks.
 LOOKBACK = timedelta(days=7)
 
 

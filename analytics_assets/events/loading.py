@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from analytics_assets.events import kissmetrics
 from analytics_assets.events.kissmetrics_files import ExportError, ExportFile, list_files, named_and_missing
-from analytics_assets.events.tables import EXPORT_FILES, RECORDS, REJECTED_LINES
+from analytics_assets.events.tables import EVENTS, EXPORT_FILES, PROPERTY_SETS, RECORDS, REJECTED_LINES
 from analytics_assets.home import Contents, Home, HomeError
 from analytics_assets.partitions import LOOKBACK
 from analytics_assets.settings import Settings
@@ -209,6 +209,30 @@ def _touched_hours(platform: Platform, after: datetime | None) -> tuple[set[date
             },
         ).fetchall()
     return {hour.astimezone(UTC) for (hour,) in rows}, newest
+
+
+def differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
+    """Hours between two instants whose events are not those of the landed records."""
+    with engine() as connection:
+        for table in (RECORDS, EVENTS, PROPERTY_SETS):
+            attach(connection, platform.lake.pin(table))
+        found = connection.sql(
+            """
+            WITH landed AS (
+                SELECT DISTINCT record_id, occurred_at FROM records WHERE kind <> 'alias'
+            ),
+            sides AS (
+                SELECT occurred_at AS t, record_id AS id, 1 AS side FROM landed
+                UNION ALL SELECT occurred_at, event_id, -1 FROM events
+                UNION ALL SELECT occurred_at, set_id, -1 FROM property_sets
+            )
+            SELECT to_timestamp(epoch_us(t) // 1000000 - epoch_us(t AT TIME ZONE $zone) // 1000000 % 3600) AS hour
+            FROM sides WHERE t >= $start_at AND t < $end_at GROUP BY 1
+            HAVING sum(side) <> 0 OR sum(side * CAST(md5_number(id) >> 80 AS HUGEINT)) <> 0
+            """,
+            params={"start_at": start, "end_at": end, "zone": platform.settings.business.time_zone},
+        ).fetchall()
+    return [hour.astimezone(UTC) for (hour,) in found]
 
 
 def _account(lake: Lake, facts: list[dict[str, Any]]) -> None:
@@ -419,8 +443,8 @@ def _mark_hours(
 
     Files count that were loaded since hours were last marked *and it was recorded*, not those of this load: a run that is
     killed between the commit of the files and its marks would leave late hours unmarked for ever. Where that was never recorded,
-    what `make run` has loaded and computed is no news. Nor are hours before the lookback, which automation leaves alone, unless
-    they were computed and are outdated now: the first load of a year marked 8,760 hours one by one.
+    what `make run` has loaded and computed is no news. Nor are hours before the lookback, unless they were computed and are outdated
+    now: the first load of a year marked 8,760 hours one by one, and what `make run` has loaded of a year would be computed twice.
 
     Returns:
         The newest load whose hours are marked now.
@@ -429,14 +453,25 @@ def _mark_hours(
     if loaded.through is None:
         return newest
     clock, are_in = platform.clock, hours_in(platform, loaded.through)
+    lookback = clock.now() - LOOKBACK
+    touched -= _computed_already(platform, {hour for hour in touched if hour < lookback})
     computed = context.instance.get_materialized_partitions(dg.AssetKey("events"))
     known = computed | context.instance.get_materialized_partitions(dg.AssetKey("raw_event_hours"))
     touched |= hours_to_restate(platform, loaded.through)
     for hour, key in clock.hour_keys(clock.begins(clock.first_day), hours_due(platform, loaded.through)).items():
-        if (hour in touched or key not in known) and (key in computed or hour >= clock.now() - LOOKBACK):
+        if (hour in touched or key not in known) and (key in computed or hour >= lookback):
             says = {} if hour < are_in else {"incomplete": f"not waited for: the export had been received until {loaded.through}"}
             context.log_event(dg.AssetMaterialization("raw_event_hours", partition=key, metadata=says))
     return newest
+
+
+def _computed_already(platform: Platform, touched: set[datetime]) -> set[datetime]:
+    """Of touched hours those whose events, and the item lines that may follow them, are those of the landed records."""
+    if not touched:
+        return set()
+    reach = timedelta(hours=1, minutes=platform.settings.items.window_minutes)
+    differing = differing_hours(platform, min(touched), max(touched) + reach + timedelta(hours=1))
+    return {hour for hour in touched if not any(hour <= other < hour + reach for other in differing)}
 
 
 def raw_event_hours(platform: Platform) -> dg.AssetSpec:

@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.definitions.declarative_automation.operators import DepsAutomationCondition
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.partitions import LOOKBACK
 from analytics_assets.warehouse.work import Platform
 
@@ -13,16 +14,22 @@ from analytics_assets.warehouse.work import Platform
 PICKED_UP_BY_THE_NIGHT = ("identities", "accounts")
 # Assets by the hour that daily ones are made of.
 HOURLY = ("events", "account_usage")
+# Assets whose partitions read no earlier time, or a day of it: late data restates the few that it touches, however old they are.
+RESTATED_AT_ANY_AGE = ("events", "traits", "order_items", "orders", "account_usage", "account_days")
 # Dagster's tag of the runs and backfills that conditions request.
 _AUTOMATED = "dagster/from_automation_condition"
 
 
 def when_inputs_changed(
-    *ignored: str, by_the_hour: bool = False, lookback: timedelta | None = LOOKBACK
+    *ignored: str, by_the_hour: bool = False, lookback: timedelta | None = LOOKBACK, at_any_age: bool = False
 ) -> dg.AutomationCondition:
     """Run a partition of the last seven days when an input of it changed and all of them are there.
 
     - `in_latest_time_window`: late data restates the last week by itself; what is older is a backfill that someone asks for.
+    - `at_any_age`: what was computed once is restated however old it is. What never was is left to `make run`: an asset that a new
+      version brings does not ask for years of days.
+    - `made_by_make_run`: that makes what follows from all that it makes, and is no news. What follows from a run of it that was killed
+      is made by the next one; meanwhile `is_up_to_date` names it, and what files brought is marked by the next load.
     - `newly_missing | changed`, `.since(...)`: remembers an update until it was acted upon. Plain `eager()` forgets one that
       arrives in the tick in which the target completes, and one between a request and the next tick.
     - `will_be_requested`: what is requested together runs together, inputs first, and the night is one run.
@@ -37,7 +44,8 @@ def when_inputs_changed(
     - `lookback=None` is the newest day alone: what goes out is never sent for a day that has passed.
     """
     condition = dg.AutomationCondition
-    arrived = condition.newly_updated() & ~condition.executed_with_root_target()
+    made_by_make_run = condition.all_new_updates_have_run_tags(tag_values={CATCH_UP: "true"})
+    arrived = condition.newly_updated() & ~condition.executed_with_root_target() & ~made_by_make_run
     requested_by_us = condition.all_new_updates_have_run_tags(tag_values={_AUTOMATED: "true"})
 
     def any_input(match: dg.AutomationCondition) -> DepsAutomationCondition:
@@ -49,11 +57,12 @@ def when_inputs_changed(
     requested = condition.newly_requested()
     first = condition.initial_evaluation()
     unhandled = (condition.newly_missing() | changed).since((requested & ~changed) | first)
+    late = (~condition.missing() & changed).since((requested & ~changed) | first)
     left_out = together.since((requested & ~together) | condition.newly_updated() | first)
     left_to_a_backfill = dg.AutoMaterializeRule.skip_on_backfill_in_progress().to_asset_condition()
+    recent = condition.in_latest_time_window(lookback) & (unhandled | left_out)
     return (
-        condition.in_latest_time_window(lookback)
-        & (unhandled | left_out)
+        (recent | late | left_out if at_any_age else recent)
         & ~condition.any_deps_missing()
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()

@@ -14,12 +14,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import dagster as dg
 from dagster import DagsterEventType
 
-from analytics_assets.events.loading import data_through, hours_due, hours_to_restate
+from analytics_assets.events.loading import data_through, differing_hours, hours_due, hours_to_restate
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
 from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.warehouse.assets import FILL, FILLS
@@ -164,30 +164,6 @@ def unrecorded_hours(platform: Platform, instance: dg.DagsterInstance) -> set[st
         first = recorded[0].storage_id if recorded else math.inf
         found |= {key for key in platform.clock.hour_keys(write.start, write.end).values() if made.get(key, -1) < first}
     return found
-
-
-def differing_hours(platform: Platform, start: datetime, end: datetime) -> list[datetime]:
-    """Hours whose events are not those of the landed records."""
-    with engine() as connection:
-        for table in (RECORDS, EVENTS, PROPERTY_SETS):
-            attach(connection, platform.lake.pin(table))
-        found = connection.sql(
-            """
-            WITH landed AS (
-                SELECT DISTINCT record_id, occurred_at FROM records
-                WHERE kind <> 'alias' AND occurred_at >= $start_at AND occurred_at < $end_at
-            ),
-            sides AS (
-                SELECT occurred_at AS t, record_id AS id, 1 AS side FROM landed
-                UNION ALL SELECT occurred_at, event_id, -1 FROM events
-                UNION ALL SELECT occurred_at, set_id, -1 FROM property_sets
-            )
-            SELECT to_timestamp(epoch_us(t) // 1000000 - epoch_us(t AT TIME ZONE $zone) // 1000000 % 3600) AS hour FROM sides GROUP BY 1
-            HAVING sum(side) <> 0 OR sum(side * CAST(md5_number(id) >> 80 AS HUGEINT)) <> 0
-            """,
-            params={"start_at": start, "end_at": end, "zone": platform.settings.business.time_zone},
-        ).fetchall()
-    return [hour.astimezone(UTC) for (hour,) in found]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Days that are older than what they were computed from, and that nothing is about to restate: named, until somebody does.
 
-Automation restates the last seven days by itself. What arrives later than that changes hours and days that nobody requests;
-the check `is_up_to_date` on `events` names them, table by table, with all that follows from them.
+Automation restates by itself the hours and days that late data falls on, and what is as of the last seven days. Older days of tables that
+are as of a day follow from it too, and nobody requests them; the check `is_up_to_date` on `events` names them, table by table, with
+all that follows from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
 from analytics_assets.events.loading import data_through, hours_due
-from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT
+from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT, RESTATED_AT_ANY_AGE
 from analytics_assets.operations.freshness import FRESHNESS_JOB
 from analytics_assets.partitions import LOOKBACK, keys_between
 from analytics_assets.warehouse.assets import FILL
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 
 
 def outdated_days(
-    platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions, before: date
+    platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions, at_work: bool
 ) -> dict[str, list[date]]:
-    """Days before a day that were computed, and of whose inputs one has come in anew since, with all that follows from them.
+    """Days that were computed, and of whose inputs one has come in anew since, with all that follows from them.
 
-    What follows is outdated with them, however new: nothing brings it the late data while its input has not got it. What goes out is left out: a list is of its day and is never made again.
+    While something is `at_work`, those are left out that automation restates by itself. What goes out is left out always: a list is of its day and is never made again.
 
     Returns:
         The days by asset, inputs before what is made of them; assets without any are left out.
@@ -40,6 +41,7 @@ def outdated_days(
     import polars as pl
 
     clock = platform.clock
+    lookback = clock.day_of(clock.now()) - LOOKBACK
     keys_of_hours = clock.hour_keys(clock.begins(clock.first_day), clock.now())
     hours = pl.DataFrame({"day": [clock.day_of(hour) for hour in keys_of_hours]}, schema={"day": pl.Date})
     days = hours["day"].unique(maintain_order=True)
@@ -51,7 +53,6 @@ def outdated_days(
         if node.partitions_def
     }
     computed: dict[dg.AssetKey, pl.Series] = {}
-    left: dict[dg.AssetKey, pl.Series] = {}
     outdated: dict[str, list[date]] = {}
 
     def as_read(of: pl.Series, parent: dg.AssetKey, key: dg.AssetKey, mapping: dg.PartitionMapping | None) -> pl.Series:
@@ -70,17 +71,14 @@ def outdated_days(
         made = _made(instance, key, keys)
         named = days if not by_the_hour[key] else hours["day"]
         late = pl.repeat(False, len(made), eager=True)
-        follows = late
         for parent in node.parent_keys & computed.keys():
             if parent.to_user_string() in PICKED_UP_BY_THE_NIGHT:
                 continue
-            mapping = node.partition_mappings.get(parent)
-            late |= (as_read(computed[parent], parent, key, mapping) > made).fill_null(False)
-            follows |= as_read(left[parent], parent, key, mapping) > 0
+            newest = as_read(computed[parent], parent, key, node.partition_mappings.get(parent))
+            late |= (newest > made).fill_null(False)
         computed[key] = pl.select(pl.when(late).then(float("inf")).otherwise(made)).to_series()
-        is_left = late & ((named < before) | follows)
-        left[key] = is_left.cast(pl.Float64)
-        if found := named.filter(is_left).unique(maintain_order=True).to_list():
+        by_itself = (named >= lookback) | (key.to_user_string() in RESTATED_AT_ANY_AGE)
+        if found := named.filter(late & ~(by_itself & at_work)).unique(maintain_order=True).to_list():
             outdated[key.to_user_string()] = found
     return outdated
 
@@ -140,20 +138,17 @@ def up_to_date_check(platform: Platform) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset="events",
         name="is_up_to_date",
-        description="No day of any table is older than what it was computed from. The last seven days are restated by themselves "
-        "and do not count while anything is at work; others are named here, with all that follows from them, and stand as they "
-        "are until somebody restates them, by the commands that stand beside them. After a change of settings or of the version "
+        description="No day of any table is older than what it was computed from. Hours and days that late data falls on, and what "
+        "is as of the last seven days, are restated by themselves and do not count while anything is at work; others are named here, "
+        "with all that follows from them, and stand as they are until somebody restates them, by the commands that stand beside them. After a change of settings or of the version "
         "every night is computed anew, and the days before it are not: `make run` restates those that it keeps filled.",
     )
     def is_up_to_date(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         from analytics_assets.definitions import build_definitions
         from analytics_assets.operations.catch_up import changed_assets
 
-        today, at_work = platform.clock.day_of(platform.clock.now()), _at_work(context.instance)
-        definitions = build_definitions(platform)
-        outdated = outdated_days(
-            platform, context.instance, definitions, today - LOOKBACK if at_work else today + timedelta(days=1)
-        )
+        at_work, definitions = _at_work(context.instance), build_definitions(platform)
+        outdated = outdated_days(platform, context.instance, definitions, at_work)
         found = {name: _in_words(days) for name, days in outdated.items()}
         graph = definitions.resolve_asset_graph()
         for name in () if at_work else changed_assets(platform):

@@ -15,8 +15,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from analytics_assets.events.loading import lacking_hours
-from analytics_assets.operations.catch_up import differing_hours, needed_partitions
+from analytics_assets.events.loading import differing_hours, lacking_hours
+from analytics_assets.operations.catch_up import needed_partitions
 from analytics_assets.warehouse.assets import RETRIES, only_passing_faults_retried
 from analytics_assets.warehouse.engine import attach, engine, show
 from analytics_assets.warehouse.lake import Window, predicate_for

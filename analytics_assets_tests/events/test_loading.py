@@ -1,7 +1,7 @@
 """Landing, as the daemon's hourly run does it: which hours it tells automation of, whatever kills it."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -72,6 +72,24 @@ def test_hours_of_files_that_another_command_loaded_are_marked_too(branch, lines
     branch.load()
     assert marks(branch, LATE_HOUR) == 0, "`make run` computes by itself"
     assert hourly_load() and marks(branch, LATE_HOUR) == 1
+
+
+@pytest.mark.parametrize("computed", [True, False])
+def test_an_hour_before_the_lookback_is_marked_unless_it_was_computed_from_what_came_in(
+    branch, lines, hourly_load, monkeypatch, computed: bool
+) -> None:
+    monkeypatch.setattr(loading, "LOOKBACK", timedelta(days=1))
+    line = lines.item("gus@x.test", lines.at("2011-10-30 20:02"), "a1", "2.00", "1")
+    branch.add(12, lines.at("2011-11-02 09:00"), [line])
+    branch.load()
+    if computed:
+        branch.catch_up()
+    hours = (LATE_HOUR, "2011-10-30-19:00", "2011-10-30-18:00")
+    before = [marks(branch, hour) for hour in hours]
+    assert hourly_load()
+    # The line may be of an order of the hour before.
+    expected = [0, 0, 0] if computed else [1, 1, 0]
+    assert [marks(branch, hour) - count for hour, count in zip(hours, before, strict=True)] == expected
 
 
 def test_a_clock_that_is_set_back_hides_no_late_file(branch, lines, hourly_load, monkeypatch) -> None:

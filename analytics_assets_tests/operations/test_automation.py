@@ -15,8 +15,9 @@ from dagster._core.test_utils import mock_workspace_from_repos
 
 from analytics_assets.definitions import build_definitions, build_platform
 from analytics_assets.home import Home
-from analytics_assets.operations.automation import when_inputs_changed
-from analytics_assets.partitions import all_earlier_days
+from analytics_assets.operations.automation import RESTATED_AT_ANY_AGE, when_inputs_changed
+from analytics_assets.operations.launcher import CATCH_UP
+from analytics_assets.partitions import LOOKBACK, all_earlier_days
 from analytics_assets.settings import parse_settings
 
 NOW = datetime(2011, 11, 3, 0, 30, tzinfo=UTC)
@@ -136,12 +137,12 @@ def test_an_ignored_input_does_not_request_its_day(ignored: bool) -> None:
 class Chain:
     """Hours, orders of a day, customers as of a day; runs are Dagster's own and carry the tag of what conditions request."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, days: int = 2, without_orders: str = "") -> None:
         @dg.asset(partitions_def=HOURS)
         def events() -> None: ...
 
         @dg.asset(
-            partitions_def=DAYS, automation_condition=when_inputs_changed(),
+            partitions_def=DAYS, automation_condition=when_inputs_changed(at_any_age=True),
             deps=[dg.AssetDep("events", partition_mapping=dg.TimeWindowPartitionMapping())],
         )  # fmt: skip
         def orders() -> None: ...
@@ -154,8 +155,14 @@ class Chain:
 
         self.assets = {"events": events, "orders": orders, "customers": customers}
         self.definitions, self.instance, self.cursor, self.now = dg.Definitions(list(self.assets.values())), instance, None, NOW
+        self.now += timedelta(days=days - 2)
+        self.days = [f"2011-11-{day:02}" for day in range(1, days + 1)]
+        for day in self.days[:-2]:
+            self.arrive(*hours(day))
+            self.arrive(*({day} - {without_orders}), asset="orders")
+            self.arrive(day, asset="customers")
         self.tick()
-        self.arrive(*hours("2011-11-01"), *hours("2011-11-02"))
+        self.arrive(*(hour for day in self.days[-2:] for hour in hours(day)))
         while requested := self.tick():
             for asset, keys in requested.items():
                 self.run(asset, *keys)
@@ -215,21 +222,44 @@ def test_what_has_to_wait_is_remembered_from_tick_to_tick(chain) -> None:
     assert chain.tick() == LATE
 
 
-def test_no_two_parts_of_a_condition_share_their_memory(tmp_path) -> None:
-    """Dagster keeps it under a name made of a part's kind and those of its children: two of one shape forgot by turns what was to run."""
+def remembering(part: dg.AutomationCondition) -> Iterator[dg.AutomationCondition]:
+    """The parts of a condition that remember something from tick to tick."""
+    if part.name in ("SINCE", "NEWLY_TRUE"):
+        yield part
+    for child in part.children:
+        yield from remembering(child)
 
-    def remembering(part: dg.AutomationCondition) -> Iterator[dg.AutomationCondition]:
-        if part.name in ("SINCE", "NEWLY_TRUE"):
-            yield part
-        for child in part.children:
-            yield from remembering(child)
 
+@pytest.fixture
+def graph(tmp_path):
     settings = parse_settings('[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\nfirst_day = 2011-11-01\n', "x")
-    for spec in build_definitions(build_platform(settings, Home(tmp_path))).resolve_all_asset_specs():
-        if spec.automation_condition:
-            parts = set(remembering(spec.automation_condition))
-            names = {part.get_node_unique_id(parent_unique_id=None, index=0, target_key=spec.key) for part in parts}
-            assert len(names) == len(parts) > 1, spec.key
+    return build_definitions(build_platform(settings, Home(tmp_path))).resolve_asset_graph()
+
+
+def test_no_two_parts_of_a_condition_share_their_memory(graph) -> None:
+    """Dagster keeps it under a name made of a part's kind and those of its children: two of one shape forgot by turns what was to run."""
+    for node in graph.asset_nodes:
+        if node.automation_condition:
+            parts = set(remembering(node.automation_condition))
+            names = {part.get_node_unique_id(parent_unique_id=None, index=0, target_key=node.key) for part in parts}
+            assert len(names) == len(parts) > 1, node.key
+
+
+def test_what_is_restated_at_any_age_reads_a_day_of_the_past_at_most(graph) -> None:
+    """One late hour of what reads more would restate all days after it."""
+    found = set()
+    for node in graph.asset_nodes:
+        if node.automation_condition and node.automation_condition not in (
+            when_inputs_changed(*ignored, by_the_hour=by_the_hour, lookback=lookback)
+            for ignored in ((), ("identities",), ("accounts",)) for by_the_hour in (True, False) for lookback in (LOOKBACK, None)
+        ):  # fmt: skip
+            found.add(node.key.to_user_string())
+            mappings = node.partition_mappings.values()
+            a_day = 25 if isinstance(node.partitions_def, dg.HourlyPartitionsDefinition) else 1
+            assert all(
+                -mapping.start_offset <= a_day for mapping in mappings if isinstance(mapping, dg.TimeWindowPartitionMapping)
+            )
+    assert found == set(RESTATED_AT_ANY_AGE)
 
 
 def test_what_was_requested_with_its_input_and_never_ran_is_requested_again(chain) -> None:
@@ -252,6 +282,70 @@ def test_an_hour_that_comes_in_while_its_day_runs_requests_the_day_again(chain) 
     chain.run("orders", *LATE["orders"])
     chain.run("customers", *LATE["customers"])
     assert chain.tick() == LATE
+
+
+# ------------------------------------------------------------------------------------ what is older than a week
+
+
+@pytest.fixture
+def fortnight(monkeypatch):
+    monkeypatch.delenv("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS", raising=False)
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Chain(instance, days=12)
+
+
+def test_an_hour_more_than_a_week_late_restates_its_day_and_what_is_as_of_the_last_week(fortnight) -> None:
+    fortnight.arrive("2011-11-03-07:00")
+    requested = fortnight.tick()
+    assert requested == {"orders": ["2011-11-03"], "customers": fortnight.days[-7:]}
+    for asset, keys in requested.items():
+        fortnight.run(asset, *keys)
+    assert fortnight.tick() == fortnight.tick() == {}
+
+
+def test_an_old_day_waits_for_what_is_at_work_and_is_not_forgotten(fortnight) -> None:
+    job = fortnight.definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={dg.AssetKey("events")})
+    tags = {"dagster/partition": "2011-11-03-09:00"}
+    at_work = fortnight.instance.create_run_for_job(job, asset_selection={dg.AssetKey("events")}, tags=tags)
+    fortnight.instance.report_run_canceling(at_work)
+    fortnight.arrive("2011-11-03-07:00")
+    assert fortnight.tick() == fortnight.tick() == {}
+    fortnight.instance.report_run_canceled(fortnight.instance.get_run_by_id(at_work.run_id))
+    assert fortnight.tick() == {"orders": ["2011-11-03"], "customers": fortnight.days[-7:]}
+
+
+def test_an_old_day_that_was_never_computed_is_not_requested_by_itself() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        fortnight = Chain(instance, days=12, without_orders="2011-11-03")
+        fortnight.arrive("2011-11-03-07:00", "2011-11-04-07:00")
+        # What is as of the last week waits for the day that is not there.
+        assert fortnight.tick() == {"orders": ["2011-11-04"]}
+
+
+# ------------------------------------------------------------------------------------ `make run` between two ticks
+
+
+def caught_up(chain: Chain, asset: str) -> None:
+    """All of an asset, as `make run` computes it."""
+    keys = [hour for day in chain.days for hour in hours(day)] if asset == "events" else chain.days
+    ends = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+    dg.materialize([chain.assets[asset]], instance=chain.instance, tags={CATCH_UP: "true"} | ends)
+
+
+@pytest.mark.parametrize("stages", [["events"], ["events", "orders"], ["events", "orders", "customers"]])
+def test_what_make_run_has_made_requests_nothing(fortnight, stages: list[str]) -> None:
+    for stage in stages:
+        caught_up(fortnight, stage)
+        assert fortnight.tick() == {}
+    assert fortnight.tick() == {}
+
+
+def test_an_update_beside_make_run_is_not_lost(fortnight) -> None:
+    caught_up(fortnight, "events")
+    fortnight.arrive("2011-11-03-07:00")
+    caught_up(fortnight, "orders")
+    caught_up(fortnight, "customers")
+    assert fortnight.tick() == {"orders": ["2011-11-03"], "customers": fortnight.days[-7:]}
 
 
 # ------------------------------------------------------------------------------------ a backfill whose worker is killed

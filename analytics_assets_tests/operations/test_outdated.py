@@ -38,8 +38,8 @@ class Record:
                 hours = [f"2011-10-{day}-{hour:02}:00" for hour in range(24)]
                 self.made(asset, *(hours if asset in HOURLY else [f"2011-10-{day}"]))
 
-    def outdated(self, before: int = 13) -> dict[str, list[int]]:
-        found = outdated_days(self.platform, self.instance, self.definitions, date(2011, 10, before))
+    def outdated(self, at_work: bool = True) -> dict[str, list[int]]:
+        found = outdated_days(self.platform, self.instance, self.definitions, at_work)
         assert all((day.year, day.month) == (2011, 10) for days in found.values() for day in days)
         return {asset: [day.day for day in days] for asset, days in found.items()}
 
@@ -58,10 +58,22 @@ def record(tmp_path, monkeypatch) -> Record:
         yield made
 
 
-def test_late_data_beyond_the_lookback_is_named_with_all_that_follows_from_it(record) -> None:
+def test_what_is_as_of_days_before_the_lookback_is_named_and_what_comes_by_itself_is_not(record) -> None:
     assert record.outdated() == {}
     record.made("raw_event_hours", "2011-10-11-05:00")
-    # The lookback begins with the 13th: nothing brings the late data to its days while the events of the 11th have not got it.
+    as_of = {"identities", "customers", "customer_segments", "accounts"}
+    # The lookback begins with the 13th.
+    assert record.outdated() == {name: [11, 12] for name in as_of}
+    record.made("events", "2011-10-11-05:00")
+    record.made("order_items", "2011-10-11")
+    assert record.outdated() == {name: [11, 12] for name in as_of}
+    record.all_made(11, 14)
+    assert record.outdated() == {}
+
+
+def test_late_data_that_nothing_restates_is_named_with_all_that_follows_from_it(record) -> None:
+    assert record.outdated(at_work=False) == {}
+    record.made("raw_event_hours", "2011-10-11-05:00")
     as_of = [11, 12, 13, 14]
     expected = {
         "events": [11], "order_items": [11], "orders": [11],
@@ -69,20 +81,19 @@ def test_late_data_beyond_the_lookback_is_named_with_all_that_follows_from_it(re
         # An hour of usage reads the 25 hours before it.
         "account_usage": [11, 12],
     }  # fmt: skip
-    assert record.outdated() == expected
+    assert record.outdated(at_work=False) == expected
     # Its own hour, and only then what is made of it: the day that was restated halfway is outdated still.
     record.made("events", "2011-10-11-05:00")
-    restated_by_themselves = {"identities": [11, 12], "accounts": [11, 12]}
-    assert record.outdated() == {name: days for name, days in (expected | restated_by_themselves).items() if name != "events"}
+    assert record.outdated(at_work=False) == {name: days for name, days in expected.items() if name != "events"}
     record.made("orders", "2011-10-11")
-    assert record.outdated()["orders"] == [11], "its order items are older than the events"
+    assert record.outdated(at_work=False)["orders"] == [11], "its order items are older than the events"
     record.all_made(11, 14)
-    assert record.outdated() == {}
+    assert record.outdated(at_work=False) == {}
 
 
 def test_within_the_lookback_a_day_is_named_once_nothing_is_at_work_that_could_restate_it(record) -> None:
     record.made("raw_event_hours", "2011-10-13-05:00")
-    assert record.outdated() == {} and record.outdated(21)["customers"] == [13, 14]
+    assert record.outdated() == {} and record.outdated(at_work=False)["customers"] == [13, 14]
     context = dg.build_asset_check_context(instance=record.instance)
     assert up_to_date_check(record.platform)(context).metadata["orders"].value == "2011-10-13"
     run = record.instance.create_run_for_job(record.definitions.resolve_job_def("load_exports"))
@@ -95,7 +106,8 @@ def test_within_the_lookback_a_day_is_named_once_nothing_is_at_work_that_could_r
 def test_a_day_that_maintenance_took_out_is_not_outdated(record) -> None:
     record.made("raw_event_hours", "2011-10-11-05:00")
     record.instance.report_runless_asset_event(dg.AssetObservation("customers", partition="2011-10-11"))
-    assert (record.outdated()["customers"], record.outdated()["customer_segments"]) == ([12, 13, 14], [11, 12, 13, 14])
+    found = record.outdated(at_work=False)
+    assert (found["customers"], found["customer_segments"]) == ([12, 13, 14], [11, 12, 13, 14])
 
 
 def test_what_the_night_picks_up_makes_nothing_outdated(record) -> None:
