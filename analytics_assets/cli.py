@@ -53,14 +53,16 @@ def main() -> None:
     commands.add_parser("alive", help="for a watcher outside: one line, and exit code 1 when the platform does not do its work")
     versions = commands.add_parser("versions", help="the versions of a table, the last one first")
     versions.add_argument("table", help="for example orders")
-    versions.add_argument("--newest", type=int, default=10, metavar="N", help="how many (default 10)")
+    versions.add_argument("--newest", type=_count, default=10, metavar="N", help="how many (default 10)")
     restore = commands.add_parser("restore", help="put a table back to an earlier version, in a commit of its own")
     restore.add_argument("table", help="for example orders")
-    restore.add_argument("version", type=int, help="as `versions` lists it")
+    restore.add_argument("version", type=_version, help="as `versions` lists it")
     ui = commands.add_parser("ui", help="Dagster's web server and daemon, on loopback")
     webserver = commands.add_parser("webserver", help="the web server alone, for systemd and the like")
     for command in (ui, webserver):
-        command.add_argument("--port", type=int, default=int(os.environ.get("PORT") or 3000))
+        command.add_argument(
+            "--port", type=_port, default=os.environ.get("PORT") or "3000", help="0 to 65535 (default PORT, or 3000)"
+        )
     webserver.add_argument("--host", default="127.0.0.1", help="an address to listen on; whoever reaches it may start runs")
     commands.add_parser("daemon", help="the daemon alone: what runs by itself runs by it")
     arguments = parser.parse_args()
@@ -123,11 +125,10 @@ def _obey(arguments: argparse.Namespace, interruption: Interruption | None) -> N
         hint = _space_left(home, error)
         if isinstance(error, OperationalError):
             _stop(f"{home.dagster}: Dagster's record cannot be written: {error.orig}.{hint}")
+        said = f"{str(error).removesuffix('.')}.{hint}" if hint else str(error)
         foreseen = (SettingsError, HomeError, LakeError, OutboxError, ExportError, StepFailed, SendRefused, NoUsage, OSError)
-        if isinstance(error, foreseen):
-            _stop(f"{error}{hint}")
-        if hint:
-            _stop(f"{error}.{hint}")
+        if hint or isinstance(error, foreseen):
+            _stop(said)
         raise
 
 
@@ -136,6 +137,24 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2026-03-31") from None
+
+
+def _version(text: str) -> int:
+    return _number(text, "version of a table, such as 7: `analytics-assets versions TABLE` lists them")
+
+
+def _count(text: str) -> int:
+    return _number(text, "number of versions, such as 50")
+
+
+def _port(text: str) -> int:
+    return _number(text, "port, a number up to 65535", 65_535)
+
+
+def _number(text: str, what: str, largest: int = sys.maxsize) -> int:
+    if not text.isdecimal() or int(text) > largest:
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what}")
+    return int(text)
 
 
 def _stop(message: str) -> NoReturn:
@@ -155,8 +174,11 @@ def _accept(settings: Settings, home: Home, files: list[str]) -> None:
     from analytics_assets.events.loading import load
 
     loaded = load(settings, home, accept=files)
+    new = [name for name in loaded.files if name not in files]
+    also = f"; loaded with them, since they were new: {', '.join(new)}" if new else ""
     console.print(
-        f"loaded again: {', '.join(loaded.files)} ({loaded.lines:,} lines). The daemon restates what they touch after its next load, five past the hour; `make run` does at once.",
+        f"loaded again: {', '.join(files)}{also} ({loaded.lines:,} lines in all). "
+        "The daemon restates what they touch after its next load, five past the hour; `make run` does at once.",
         soft_wrap=True,
     )
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # About a million lines in the five months that analytics.toml names; the software company adds 300,000.
 SIMULATED_CUSTOMERS = 27_000
 # What a command must be given to work on the same home with the same settings.
-_ENVIRONMENT = ("ANALYTICS_HOME", "ANALYTICS_CONFIG")
+_ENVIRONMENT = ("ANALYTICS_HOME", "ANALYTICS_CONFIG", "PORT")
 
 
 def make_run(settings: Settings, home: Home, exports: str | None, format: str, interruption: Interruption) -> None:
@@ -49,6 +49,7 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
     from analytics_assets.operations.catch_up import StepFailed, catch_up, changed_assets, end_dead_runs, run_stage
     from analytics_assets.operations.delivery import watch
     from analytics_assets.operations.interruption import cancelling_runs
+    from analytics_assets.operations.outdated import look_again
     from analytics_assets.operations.record import open_record
     from analytics_assets.operations.upgrade import upgrade
 
@@ -59,8 +60,9 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
     waiting = lambda: console.print("another run is at work in this home; waiting for it to end")  # noqa: E731
     with home.lock("run", waiting), errors_into(home.root / "run.log"), _steps() as steps:
         folder = _export_folder(settings, home, exports, steps)
-        list_files(folder)
-        pin_export(home, folder, format)
+        if home.contents().exports != str(folder):
+            list_files(folder)
+            pin_export(home, folder, format)
         batch_started = time.monotonic()
         platform = build_platform(settings, home)
         with open_record(home) as instance, cancelling_runs(instance, interruption):
@@ -97,6 +99,7 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
             with platform.publishing_at_the_end():
                 try:
                     done += catch_up(platform, instance, begin)
+                    look_again(platform, instance, definitions)
                 finally:
                     tell()
             steps.end()
@@ -292,7 +295,7 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
     console.print(f"\nIt lies in [bold]{home.root}[/]. Look at it:", highlight=False, soft_wrap=True)
     console.print(f"  duckdb -readonly {home.database}      or any client; open it read-only", highlight=False, soft_wrap=True)
     console.print(
-        f"  make ui{_environment()}                 assets, checks, backfills, schedules: http://127.0.0.1:3000",
+        f"  make ui{_environment()}                 assets, checks, backfills, schedules: http://127.0.0.1:{os.environ.get('PORT') or 3000}",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,6 +1,8 @@
 """What the command line says: what there is after a run, what other weights would change, and one line when something goes wrong."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +17,19 @@ import pyarrow as pa
 import pytest
 
 from analytics_assets import cli, make_run
+from analytics_assets.events.kissmetrics_files import ExportError
+from analytics_assets.home import Home
 from analytics_assets.make_run import errors_into
-from analytics_assets.operations.catch_up import Done, Stage
+from analytics_assets.operations import catch_up
+from analytics_assets.operations.catch_up import Done, Stage, StepFailed
 from analytics_assets.operations.delivery import outbox_of
+from analytics_assets.operations.interruption import Interruption
 from analytics_assets.operations.outbox import Alert
 from analytics_assets.operations.record import open_record
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.churn.tables import CHURN_SCORES
 from analytics_assets.saas.health import effect
-from analytics_assets.settings import PROJECT_ROOT
+from analytics_assets.settings import PROJECT_ROOT, parse_settings
 from analytics_assets.terminal import console
 from analytics_assets.warehouse.lake import LakeError
 
@@ -78,6 +84,88 @@ def test_what_nobody_foresaw_is_shown_as_it_is(run) -> None:
 
     ended, said = run(work)
     assert isinstance(ended, duckdb.BinderException) and said == ""
+
+
+@pytest.mark.parametrize("stop", ["", "."])
+def test_the_hint_at_a_full_disk_is_a_sentence_of_its_own(run, stop: str) -> None:
+    def work():
+        raise OSError(f"{os.strerror(errno.ENOSPC)}{stop}")
+
+    assert f"error: {os.strerror(errno.ENOSPC)}. The disk of " in run(work)[1]
+
+
+@pytest.fixture
+def interruption():
+    """Nobody presses Ctrl-C."""
+    listening = Interruption()
+    yield listening
+    listening.listen_no_more()
+
+
+@pytest.mark.parametrize("broken", ["changed", "missing"])
+def test_a_load_that_fails_ends_with_one_line_and_an_alert_which_the_next_good_one_ends(
+    company, branch, interruption, monkeypatch, broken: str
+) -> None:
+    file, kept = branch.export / "revisions" / "1.json", branch.export.with_name("kept")
+    if broken == "changed":
+        file.write_bytes(file.read_bytes() + b"{}\n")
+        os.utime(file, (1, 1))
+    else:
+        branch.export.rename(kept)
+    monkeypatch.setattr(catch_up, "catch_up", lambda *_: [])
+    monkeypatch.setattr(make_run, "_report", lambda *_: None)
+
+    def failed() -> list[str]:
+        standing = outbox_of(branch.platform()).alerts(standing_only=True)
+        return [one.alert.subject for one in standing if one.alert.kind == "failed"]
+
+    def end() -> None:
+        make_run.make_run(branch.settings, branch.home, None, "kissmetrics", interruption)
+
+    with pytest.raises(StepFailed, match="revisions/1.json" if broken == "changed" else str(branch.export)):
+        end()
+    assert failed() == ["export_files"]
+    if broken == "changed":
+        shutil.copy2(company.export / "revisions" / "1.json", file)
+    else:
+        kept.rename(branch.export)
+    end()
+    assert failed() == []
+
+
+def test_an_export_that_is_not_there_is_no_export_of_a_new_home(tmp_path, lines, interruption) -> None:
+    settings, home = parse_settings(lines.settings, "x"), Home(tmp_path / "home")
+    with pytest.raises(ExportError, match="nowhere"):
+        make_run.make_run(settings, home, str(tmp_path / "nowhere"), "kissmetrics", interruption)
+    assert home.contents().exports is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "port", "said"),
+    [
+        (["restore", "orders", "abc"], None, "'abc' is no version of a table, such as 7"),
+        (["versions", "orders", "--newest", "-1"], None, "'-1' is no number of versions"),
+        (["webserver"], "abc", "'abc' is no port"),
+        (["ui", "--port", "70000"], None, "'70000' is no port"),
+    ],
+)
+def test_a_number_that_is_none_is_told_by_what_it_is_to_be(monkeypatch, capsys, arguments, port, said) -> None:
+    monkeypatch.setattr(sys, "argv", ["analytics-assets", *arguments])
+    if port:
+        monkeypatch.setenv("PORT", port)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert said in capsys.readouterr().err
+
+
+def test_accept_tells_what_was_read_again_from_what_was_new(branch, lines, capsys) -> None:
+    line = lines.event("purchased", "gus@x.test", lines.at("2011-10-30 20:00"), order_id="12", order_total="2.00")
+    branch.add(12, lines.at("2011-11-02 09:00"), [line])
+    cli._accept(branch.settings, branch.home, ["revisions/1.json"])
+    said = "loaded again: revisions/1.json; loaded with them, since they were new: revisions/12.json (15 lines in all). "
+    assert capsys.readouterr().out.startswith(said)
+    cli._accept(branch.settings, branch.home, ["revisions/12.json"])
+    assert capsys.readouterr().out.startswith("loaded again: revisions/12.json (1 lines in all). ")
 
 
 def test_versions_show_run_ids_whole_and_a_restore_says_what_is_under_way(branch, capsys) -> None:
@@ -171,6 +259,7 @@ def test_a_run_ends_with_its_tables_the_best_customers_and_the_revenue_at_risk(b
         )
     outbox_of(branch.platform()).recover("d", datetime(2011, 11, 3, tzinfo=UTC))
     monkeypatch.setenv("ANALYTICS_HOME", "/a home")
+    monkeypatch.setenv("PORT", "8080")
     make_run._report(branch.platform(), done, 9.0, 11.5)
     told = said()
     orders, customers = branch.query("SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM customers)")[0]
@@ -195,7 +284,8 @@ def test_a_run_ends_with_its_tables_the_best_customers_and_the_revenue_at_risk(b
     # 888.00 and 999.00 of conftest.py.
     assert any(line.startswith("2 events lie before first_day (2011-10-29) or after the end (2011-11-01)") for line in plain)
     assert "batch 9.0 s: loading 2.0, computing 2.2, Dagster's bookkeeping and start 4.8; with everything 11.5 s" in plain
-    assert any(line.startswith("make ui ANALYTICS_HOME='/a home'") for line in plain)
+    [ui] = (line for line in plain if line.startswith("make ui ANALYTICS_HOME='/a home' PORT=8080 "))
+    assert ui.endswith("http://127.0.0.1:8080")
 
 
 def test_other_weights_of_health_are_told_by_band_by_score_and_by_what_became_of_accounts(

@@ -113,11 +113,12 @@ def _look_at(record: RunRecord, steps: Mapping[str, StepRun], outbox: Outbox, kn
     for step in steps.values():
         spec = known.get(step.asset)
         owners = tuple(spec.owners) if spec else ()
+        # A list that is held back night after night is one thing that is wrong: the next that goes out ends it.
+        key = f"failed:{step.asset}" if _is_of_the_newest_day(spec) else f"failed:{step.asset}:{step.span}"
         if step.failure and for_good:
-            outbox.raise_alert(_failure(step, run.run_id, owners), at)
+            outbox.raise_alert(_failure(key, step, run.run_id, owners), at)
         elif for_good and step.partitions and not step.made and (died or (step.begun and not step.ended)):
             text = f"{step.asset} {step.span or ''}: the run ended without a word: its worker was killed, or ran out of memory"
-            key = f"failed:{step.asset}:{step.span}"
             outbox.raise_alert(Alert(key, FAILED, "error", step.asset, text, step.span, owners, run.run_id), at)
         for check in step.checks:
             if not (check.blocking and not check.passed):
@@ -127,17 +128,19 @@ def _look_at(record: RunRecord, steps: Mapping[str, StepRun], outbox: Outbox, kn
 def _recover(record: RunRecord, steps: Mapping[str, StepRun], outbox: Outbox, known: Mapping[str, dg.AssetSpec]) -> None:
     for step in steps.values():
         if step.made and not step.failure:
-            spec = known.get(step.asset)
-            newer_will_do = spec is not None and spec.tags.get(FILL) == "newest"
-            _recover_partitions(step, outbox, record.update_timestamp, newer_will_do)
+            _recover_partitions(step, outbox, record.update_timestamp, _is_of_the_newest_day(known.get(step.asset)))
 
 
-def _failure(step: StepRun, run_id: str, owners: tuple[str, ...]) -> Alert:
+def _is_of_the_newest_day(spec: dg.AssetSpec | None) -> bool:
+    return spec is not None and spec.tags.get(FILL) == "newest"
+
+
+def _failure(key: str, step: StepRun, run_id: str, owners: tuple[str, ...]) -> Alert:
     blocking = [check for check in step.checks if check.blocking and not check.passed]
     kind = KIND_OF_CHECK.get(blocking[0].check_name, BLOCKED) if blocking else FAILED
     attempts = f" ({len(step.begun)} attempts)" if len(step.begun) > 1 else ""
     text = masked(step.failure or "") + attempts
-    return Alert(f"failed:{step.asset}:{step.span}", kind, "error", step.asset, text, step.span, owners, run_id)
+    return Alert(key, kind, "error", step.asset, text, step.span, owners, run_id)
 
 
 def _recover_partitions(step: StepRun, outbox: Outbox, at: datetime, newer_will_do: bool) -> None:
@@ -203,7 +206,7 @@ def look_at_now(platform: Platform, instance: dg.DagsterInstance, outbox: Outbox
         *late_runs(platform, instance, now),
         *silent_daemons(instance, now),
         *_publication(platform, outbox, now),
-        *_deaf_addresses(outbox),
+        *deaf_addresses(outbox),
     ]
     with outbox.together():
         for alert in wrong:
@@ -291,7 +294,8 @@ def _publication(platform: Platform, outbox: Outbox, now: datetime) -> list[Aler
     return [Alert(f"{_NOW}publication", PUBLICATION, "error", PLATFORM, text)]
 
 
-def _deaf_addresses(outbox: Outbox) -> Iterable[Alert]:
+def deaf_addresses(outbox: Outbox) -> Iterable[Alert]:
+    """One alert an address that accepts nothing."""
     for address, count in outbox.undelivered().items():
         text = f"{count} messages could not be delivered to {address}. When it works again: analytics-assets alerts --retry"
         yield Alert(f"{_NOW}undelivered:{address}", UNDELIVERED, "error", PLATFORM, text)

@@ -14,7 +14,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from analytics_assets.operations.alerts import DAEMON, PLATFORM, WATCHING, look_at_ended_runs, look_at_now, on_the_wall
+from analytics_assets.operations.alerts import (
+    DAEMON,
+    PLATFORM,
+    WATCHING,
+    deaf_addresses,
+    look_at_ended_runs,
+    look_at_now,
+    on_the_wall,
+)
 from analytics_assets.operations.outbox import NO_ADDRESS, Alert, Message, Outbox, Standing
 from analytics_assets.settings import AlertRoute, Alerts
 from analytics_assets.warehouse.assets import masked
@@ -220,6 +228,9 @@ def watch(platform: Platform, instance: dg.DagsterInstance, specs: Sequence[dg.A
         outbox.recover("watching", now)
     write_messages(outbox, platform.settings.alerts, clock())
     accepted, refused = deliver(outbox, platform.settings.alerts, clock, send_by_apprise)
+    # `make run` looks once: what it could not deliver is told by the list that it ends with.
+    for alert in deaf_addresses(outbox):
+        outbox.raise_alert(alert, clock())
     if by_daemon:
         outbox.take_note("watched_at", clock().isoformat())
     return summary(outbox.alerts(standing_only=True), accepted, refused)

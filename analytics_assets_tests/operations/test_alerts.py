@@ -13,6 +13,7 @@ from analytics_assets.operations import alerts as watching
 from analytics_assets.operations import delivery
 from analytics_assets.operations.alerts import allowed_seconds, late_runs, look_at_ended_runs, silent_daemons
 from analytics_assets.operations.delivery import alerts_sensor, outbox_of
+from analytics_assets.operations.outbox import Alert
 from analytics_assets.operations.run_history import BATCH_RUNS
 from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.assets import FILL, masked
@@ -167,6 +168,19 @@ def test_a_list_is_blocked_for_whatever_reason_and_what_goes_out_next_ends_it(sh
     assert shop.standing() == []
 
 
+def test_a_list_that_is_blocked_night_after_night_is_one_alert(shop) -> None:
+    for day in ("2011-10-29", "2011-10-30", "2011-10-31"):
+        shop.run("list", day, says="blocked: orders is stale")
+        shop.look()
+    assert shop.standing() == [("activation blocked", "error", "list", "2011-10-31")]
+    shop.run("list", "2011-10-30")
+    shop.look()
+    assert len(shop.standing()) == 1, "the newest has not gone out"
+    shop.run("list", "2011-10-31")
+    shop.look()
+    assert shop.standing() == []
+
+
 def test_an_alert_that_is_seen_again_is_of_the_kind_that_was_seen_last(shop) -> None:
     shop.run("orders", "2011-10-30", says="blocked: NULL in order_id")
     shop.run("orders", "2011-10-30", says="breaks")
@@ -313,6 +327,15 @@ def test_the_sensor_says_what_stands_and_goes_on_when_a_part_of_the_watch_is_bro
     assert "platform: watching failed" in sensor(dg.build_sensor_context(shop.instance)).skip_message
     monkeypatch.undo()
     assert "watching" not in sensor(dg.build_sensor_context(shop.instance)).skip_message
+
+
+def test_what_could_not_be_delivered_is_an_alert_of_the_same_watch(platform, instance, monkeypatch) -> None:
+    monkeypatch.setenv("ANALYTICS_ALERT_URLS", "no://url")
+    platform = build_platform(parse_settings(SETTINGS + "[alerts]\nattempts = 1\n", "x"), platform.home)
+    outbox = outbox_of(platform)
+    outbox.raise_alert(Alert("key", "stale", "error", "orders", "late"), datetime.now(UTC))
+    delivery.watch(platform, instance, (), by_daemon=False)
+    assert sorted(one.alert.kind for one in outbox.alerts(standing_only=True)) == ["stale", "undelivered"]
 
 
 def test_the_first_watch_after_a_death_tells_of_it(shop) -> None:

@@ -13,8 +13,8 @@ import random
 import sys
 import tempfile
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -199,13 +199,16 @@ class Platform:
                     self.definitions, self.instance, evaluation_time=now, cursor=self.cursor
                 )
                 self.cursor = result.cursor
-                together: dict[tuple[str, ...], list[dg.AssetKey]] = defaultdict(list)
+                together: list[tuple[set[str], list[dg.AssetKey]]] = []
                 for key in order:
                     if self.graph.get(key).automation_condition and (requested := result.get_requested_partitions(key)):
-                        together[tuple(sorted(requested))].append(key)
+                        # Inputs first: what stands between two of the same partitions may be an input of the second.
+                        if not together or together[-1][0] != requested:
+                            together.append((requested, []))
+                        together[-1][1].append(key)
                 if not together:
                     return ran
-                for requested, keys in together.items():
+                for requested, keys in together:
                     definition = self.graph.get(keys[0]).partitions_def
                     assert isinstance(definition, dg.TimeWindowPartitionsDefinition)
                     windows = sorted(definition.time_window_for_partition_key(key).start.astimezone(UTC) for key in requested)
@@ -214,7 +217,7 @@ class Platform:
                         self._run(keys, first, last)
 
     @staticmethod
-    def _spans(definition: dg.TimeWindowPartitionsDefinition, requested: Sequence[str]) -> list[tuple[str, str]]:
+    def _spans(definition: dg.TimeWindowPartitionsDefinition, requested: Collection[str]) -> list[tuple[str, str]]:
         """First and last of each run of partitions without a gap: Dagster's backfills make one run of it."""
         subset = definition.subset_with_partition_keys(requested)
         return [(found.start, found.end) for found in subset.get_partition_key_ranges(definition)]
