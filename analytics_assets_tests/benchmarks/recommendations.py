@@ -123,7 +123,11 @@ def online_retail(path: Path) -> Iterator[Standing]:
 
 
 def movielens(path: Path) -> Standing:
-    """The last fifth of each user's ratings of MovieLens 100K; the model is chosen on the last fifth of what is before it."""
+    """The last fifth of each user's ratings of MovieLens 100K; the model is chosen on the last fifth of what is before it.
+
+    Many ratings are of the same second, and stand in the file's order here. Which of them are the last moves every figure: with others
+    (by product, either way, or by chance) the very same EASE reaches a recall@20 from .196 to .216, and `popular` one from .097 to .112.
+    """
     with open(path, newline="") as file:
         rows = [(int(u), int(i), float(t)) for u, i, _, t in list(csv.reader(file, delimiter="\t"))[1:]]
     ratings = pl.DataFrame(rows, ["customer", "product", "at"], orient="row").sort("customer", "at", maintain_order=True)
