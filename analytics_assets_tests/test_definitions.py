@@ -132,7 +132,13 @@ CHECKS = {
     "churn_training_set": {"as_declared", "inputs_ready", "is_fresh", "labels_have_ended", "point_in_time"},
     "churn_models": {
         *("as_declared", "inputs_ready", "is_fresh"),
-        *("no_label_is_seen_twice", "one_model_serves", "served_by_an_accepted_model", "bands_came_true"),
+        *(
+            "no_label_is_seen_twice",
+            "one_model_serves",
+            "served_by_an_accepted_model",
+            "the_day_could_be_learned_from",
+            "bands_came_true",
+        ),
     },
     "churn_scores": {
         *("as_declared", "inputs_ready", "is_fresh"),

@@ -49,6 +49,13 @@ BANDS_CAME_TRUE = Audit(
     SELECT as_of_date, kind, subjects_are, subjects, said, came_true FROM groups
     WHERE abs(came_true - said) * subjects > 0.25 * said * subjects + 3 * sqrt(said * (1 - said) * subjects + 1)""",
 )
+THE_DAY_TAUGHT = Audit(
+    "the_day_could_be_learned_from",
+    "A refit could be made of the day's own training set. Where it could not (all of its labels are the same, say), the last refit that "
+    "passed serves, however old: look at whether ends of contracts, or purchases, still come in under the names that the settings have.",
+    """SELECT as_of_date, kind, max(reason) FILTER (serves) AS reason FROM rows
+    GROUP BY as_of_date, kind HAVING bool_or(serves) AND max(anchor) < as_of_date""",
+)
 _POINT_IN_TIME = Audit(
     "point_in_time",
     "Features stay the same when all that happened, or was received, after the cut-off is taken from the inputs first.",
@@ -104,6 +111,7 @@ def churn_assets(
                     "The model that serves passed the gate; if none did, the newest serves all the same, and its reason says so.",
                     "SELECT as_of_date, kind, anchor, reason FROM rows WHERE serves AND NOT accepted",
                 ),
+                THE_DAY_TAUGHT,
                 BANDS_CAME_TRUE,
             ],
             settings=_SETTINGS,

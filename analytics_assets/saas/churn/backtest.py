@@ -10,9 +10,10 @@ refit says so.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import islice
 
 import numpy as np
 import polars as pl
@@ -366,21 +367,21 @@ def gain_by_sigmoid(said: Floats, churned: Floats) -> float:
     return 2 * (best - as_it_is)
 
 
-def anchors(cut_off: date) -> list[date]:
-    """The days whose refits may stand in: starts of months up to a cut-off, newest first.
+def anchors(cut_off: date, first_day: date) -> Iterator[date]:
+    """The days whose refits may stand in: starts of months up to a cut-off, newest first, as far back as there are days.
 
     At that cut-off all that they learned from had ended, so that they can be held against a newer refit there.
     """
-    found = [cut_off.replace(day=1)]
-    while len(found) < ANCHORS:
-        found.append((found[-1] - timedelta(days=1)).replace(day=1))
-    return found
+    anchor = cut_off.replace(day=1)
+    while anchor > first_day:
+        yield anchor
+        anchor = (anchor - timedelta(days=1)).replace(day=1)
 
 
 def serving(
     challenger: Callable[[], Refit],
     refit_at: Callable[[date], Refit],
-    cut_off: date,
+    stand_ins: Iterable[date],
     tested: pl.DataFrame,
     drivers: tuple[Driver, ...],
 ) -> Serving:
@@ -389,12 +390,14 @@ def serving(
     Args:
         challenger: makes the refit of the day; raises NotEnoughHistory.
         refit_at: makes the refit of an anchor; raises NotEnoughHistory.
-        cut_off: the newest cut-off whose window has ended.
-        tested: the day's training rows of that cut-off.
+        stand_ins: the anchors, newest first.
+        tested: the day's training rows of the newest cut-off whose window has ended.
         drivers: what models take of a row.
 
     The gate: it passes on its own (`verdict`), and at its newest test it is no worse than the last refit that passed is on the
-    same subjects. Where nothing passed, the newest refit serves and says so. Raises NotEnoughHistory where there is none.
+    same subjects. Beside a refit of the day the newest `ANCHORS` are looked at. Where none can be made, as where all labels of the day are
+    the same, the last that passed is looked for however old it is. Where nothing passed, the newest refit serves and says so.
+    Raises NotEnoughHistory where there is none.
     """
     examined: list[Refit] = []
     verdicts: list[tuple[bool, str]] = []
@@ -405,11 +408,11 @@ def serving(
     except NotEnoughHistory as error:
         lacking = error
     before = []
-    for anchor in anchors(cut_off):
+    for anchor in islice(stand_ins, ANCHORS) if examined else stand_ins:
         try:
             before.append(refit_at(anchor))
         except NotEnoughHistory:
-            break
+            continue
         if before[-1].passed:
             break
     last_good = next((one for one in before if one.passed), None)

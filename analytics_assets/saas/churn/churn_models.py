@@ -32,8 +32,8 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
     a sigmoid calibrates it, the newest is the one that the gate reads. A refit passes when it is calibrated there (mean distance over
     ten groups at most five points beyond chance, two where a sigmoid is better by more than chance), better than the base rate, and no
     worse than the last refit that passed (AUC within .01, Brier score within 2 %). Otherwise the last refit that passed serves: the
-    newest of the starts of three months whose labels had all ended before the tested window, made again from data. While no refit could
-    be tested yet, the newest serves untested: `accepted` is false, and a check warns. `reason` says it in words.
+    newest of the starts of three months whose labels had all ended before the tested window, made again from data. Where the day's training
+    set teaches nothing (fewer than 20 left, or stayed), it is looked for in all months before, and a check warns. While no refit could be tested yet, the newest serves untested: `accepted` is false, and a check warns. `reason` says it in words.
 
     `churn_backtests` has every test by segment, `churn_outcomes` what became of each band. The model that serves lies in `models/`.
 

@@ -59,13 +59,12 @@ class Histories:
         horizon = max(
             churn.account_horizon_days, *(s.horizon_days for s in work.settings.training_sets if s.subjects == "accounts"), 0
         )
-        # Anchors lie a horizon, a step and three months back, their oldest cut-off a horizon and all steps before that.
-        oldest = work.window.first_day - timedelta(
-            days=2 * horizon + (CUT_OFFS + 1) * step_days(horizon) + 31 * ANCHORS + USAGE_DAYS
-        )
         work.read(ORDERS, f"order_date <= '{last}'", in_memory=True)
         work.read(ACCOUNT_RECORDS, f"event_date <= '{last}'", in_memory=True)
-        work.read(ACCOUNT_DAYS, f"event_date >= '{oldest}' AND event_date <= '{last}'", in_memory=True)
+        # Anchors lie a horizon, a step and three months back, their oldest cut-off a horizon and all steps before that.
+        self._read_usage_since(
+            work.window.first_day - timedelta(days=2 * horizon + (CUT_OFFS + 1) * step_days(horizon) + 31 * ANCHORS + USAGE_DAYS)
+        )
         self.people_are_accounts = work.settings.accounts.are == "people"
         # A shop has no accounts and most SaaS companies no orders: what a home lacks costs nothing.
         tables: dict[Kind, str] = {"account": "account_records", "customer": "orders"}
@@ -77,6 +76,10 @@ class Histories:
         self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._leaks: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._labels: dict[tuple[Label, date, date], pl.DataFrame] = {}
+
+    def _read_usage_since(self, day: date) -> None:
+        self._usage_since, last = day, self.work.window.last_day
+        self.work.read(ACCOUNT_DAYS, f"event_date >= '{day}' AND event_date <= '{last}'", in_memory=True)
 
     def churn(self, kind: Kind) -> Label:
         """Churn of a kind, as the settings have it."""
@@ -187,6 +190,9 @@ class Histories:
 
     def _features_at(self, kind: Kind, cut_off: date, most: int, connection: Any = None) -> pl.DataFrame:
         self._register(kind, cut_off, connection)
+        if kind == "account" and cut_off - timedelta(days=USAGE_DAYS) < self._usage_since:
+            # A refit that stands in may be older than the anchors of most days.
+            self._read_usage_since(cut_off - timedelta(days=USAGE_DAYS + 365))
         connection = connection or self.work.connection
         parameters = {
             "cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most, "people_are_accounts": self.people_are_accounts,

@@ -7,7 +7,7 @@ from datetime import date
 
 import polars as pl
 
-from analytics_assets.saas.churn.backtest import NotEnoughHistory, Refit, Serving, digest_of, no_cut_off, refit, serving
+from analytics_assets.saas.churn.backtest import NotEnoughHistory, Refit, Serving, anchors, digest_of, no_cut_off, refit, serving
 from analytics_assets.saas.churn.features import Kind, inputs_of
 from analytics_assets.saas.churn.histories import Histories
 from analytics_assets.saas.churn.models import Model
@@ -48,7 +48,7 @@ class Refits:
         return serving(
             lambda: self.at(kind, day, rows),
             lambda anchor: self.at(kind, anchor),
-            cut_offs[-1],
+            anchors(cut_offs[-1], self.histories.work.platform.clock.first_day),
             rows.filter(pl.col("cut_off") == cut_offs[-1]),
             self.histories.drivers(label),
         )

@@ -195,10 +195,10 @@ class Saas:
     left: np.ndarray
 
 
-def simulate_saas(folder: Path, accounts: int, days: int, seed: int = 7) -> Saas:
+def simulate_saas(folder: Path, accounts: int, days: int, seed: int = 7, last_left: int = 10**6) -> Saas:
     """Accounts billed every month that leave for a reason: use decays over two weeks, and four in five of these cancel soon after.
 
-    Price, seats and plan say nothing. One in 4,000 account days somebody leaves out of the blue.
+    Price, seats and plan say nothing. One in 4,000 account days somebody leaves out of the blue. After the day `last_left` nobody does.
     """
     rng = np.random.default_rng(seed)
     company = Company(folder)
@@ -209,6 +209,7 @@ def simulate_saas(folder: Path, accounts: int, days: int, seed: int = 7) -> Saas
     left = np.minimum(
         np.where(gives_up, decay + rng.integers(12, 45, accounts), never), start + rng.geometric(1 / 4000, accounts)
     )
+    left = np.where(left > last_left, never, left)
     decay = np.where(decay < left, decay, never)
     day = np.arange(days)[None, :]
     fading = np.clip(day - decay[:, None], 0, 25)

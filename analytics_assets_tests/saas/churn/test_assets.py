@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
@@ -16,7 +17,7 @@ import pytest
 from analytics_assets.retail.ltv.shifted_beta_geometric import Parameters, survival
 from analytics_assets.saas.accounts.standing import WHENEVER
 from analytics_assets.saas.churn import backtest, histories
-from analytics_assets.saas.churn.assets import BANDS_CAME_TRUE
+from analytics_assets.saas.churn.assets import BANDS_CAME_TRUE, THE_DAY_TAUGHT
 from analytics_assets.saas.churn.churn_models import churn_models
 from analytics_assets.saas.churn.churn_scores import churn_scores
 from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length, renewals_due
@@ -24,7 +25,7 @@ from analytics_assets.saas.churn.plots import plot_models, plot_scores
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET, TRAINING_SETS
 from analytics_assets.saas.churn.training_sets import churn_training_set, training_sets
 from analytics_assets.warehouse.engine import engine
-from analytics_assets_tests.saas.churn.conftest import Company, Saas
+from analytics_assets_tests.saas.churn.conftest import Company, Saas, simulate_saas
 
 DAY = date(2025, 9, 8)
 
@@ -154,6 +155,30 @@ def test_a_label_with_one_class_is_told(company: Company):
     reason = found["churn_models"]["reason"][0]
     assert "known outcomes of customers within 90 days 0 are churn; a model needs at least 20 of both" in reason
     assert found["churn_scores"]["reasons"].str.contains("a model needs at least 20 of both").all()
+
+
+def test_when_nobody_leaves_any_more_the_last_refit_that_passed_scores_and_says_why(tmp_path: Path):
+    """Nobody has left for eight months: neither the day's labels nor those of the last three months have two classes."""
+    company = simulate_saas(tmp_path, 400, 410, last_left=150).company
+    day = company.first_day + timedelta(days=400)
+    found = company.catch_up(day)
+    (served,) = found["churn_models"].filter("serves").to_dicts()
+    assert day - served["anchor"] > timedelta(days=200) and served["accepted"]
+    assert re.match(
+        r"stands in, since the day's refit failed: of \d+ known outcomes of accounts .* 0 are churn;", served["reason"]
+    )
+    scores = found["churn_scores"]
+    assert scores["model_id"].unique().to_list() == [served["model_id"]]
+    assert scores["probability"].null_count() == 0 and scores.height > 100
+    # It is the refit that the day of its anchor had, and made again from data.
+    (then,) = company.catch_up(served["anchor"])["churn_models"].filter("serves").to_dicts()
+    assert (then["anchor"], then["model_id"]) == (served["anchor"], served["model_id"])
+    told = []
+    for rows in (found["churn_models"], pl.DataFrame([then], schema=found["churn_models"].schema)):
+        with engine() as connection:
+            connection.register("rows", rows.to_arrow())
+            told.append(connection.sql(THE_DAY_TAUGHT.violations).fetchall())
+    assert told == [[(day, "account", served["reason"])], []]
 
 
 def shop(company: Company) -> date:

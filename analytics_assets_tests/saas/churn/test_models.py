@@ -46,6 +46,7 @@ from analytics_assets.saas.churn.stored import ModelFileError, load, store
 
 DRIVERS = customer_drivers()
 DAY = date(2025, 12, 31)
+STAND_INS = tuple(backtest.anchors(DAY - timedelta(days=30), date(2025, 1, 1)))
 
 
 def rows_of(subjects: int, cut_offs: int, seed: int = 1, days_apart: int = 10, sense: float = 1.0) -> pl.DataFrame:
@@ -306,7 +307,7 @@ def test_a_worse_refit_gives_way_to_the_last_one_that_passed(made: backtest.Refi
     accepted, reason = compared(broken, made, newest, DRIVERS)
     assert not accepted
     assert "worse than the last refit that passed" in reason
-    found = serving(lambda: broken, lambda anchor: replace(made, anchor=anchor), DAY - timedelta(days=30), newest, DRIVERS)
+    found = serving(lambda: broken, lambda anchor: replace(made, anchor=anchor), STAND_INS, newest, DRIVERS)
     assert found.refit.anchor == date(2025, 12, 1)
     assert found.accepted
     assert "stands in, since worse than" in found.reason
@@ -316,14 +317,36 @@ def test_a_refit_that_cannot_be_made_gives_way_to_the_last_one_that_passed(made:
     def nothing() -> backtest.Refit:
         raise NotEnoughHistory("of 500 known outcomes 0 are churn")
 
-    found = serving(nothing, lambda anchor: replace(made, anchor=anchor), DAY - timedelta(days=30), rows_of(400, 1), DRIVERS)
+    found = serving(nothing, lambda anchor: replace(made, anchor=anchor), STAND_INS, rows_of(400, 1), DRIVERS)
     assert found.refit.anchor == date(2025, 12, 1)
     assert "the day's refit failed: of 500 known outcomes 0 are churn" in found.reason
 
 
+def test_where_the_day_teaches_nothing_the_last_refit_that_passed_serves_however_old(made: backtest.Refit):
+    def nothing() -> backtest.Refit:
+        raise NotEnoughHistory("of 500 known outcomes 0 are churn")
+
+    def refit_at(anchor: date) -> backtest.Refit:
+        if anchor > date(2025, 10, 1):
+            return nothing()
+        return replace(made, anchor=anchor, passed=anchor == date(2025, 5, 1))
+
+    found = serving(nothing, refit_at, STAND_INS, rows_of(400, 1), DRIVERS)
+    assert (found.refit.anchor, found.accepted, len(found.examined)) == (date(2025, 5, 1), True, 6)
+    bad = replace(made, passed=False, reason="not calibrated")
+    assert serving(lambda: bad, refit_at, STAND_INS, rows_of(400, 1), DRIVERS).refit is bad
+    with pytest.raises(NotEnoughHistory, match="0 are churn"):
+        serving(nothing, lambda anchor: nothing(), STAND_INS, rows_of(400, 1), DRIVERS)
+
+
+def test_refits_stand_in_from_the_starts_of_months_back_to_the_first_day():
+    found = list(backtest.anchors(date(2025, 3, 9), date(2024, 11, 1)))
+    assert found == [date(2025, 3, 1), date(2025, 2, 1), date(2025, 1, 1), date(2024, 12, 1)]
+
+
 def test_where_nothing_passed_the_newest_serves_and_is_not_accepted(made: backtest.Refit):
     bad = replace(made, passed=False, reason="not calibrated")
-    found = serving(lambda: bad, lambda anchor: replace(bad, anchor=anchor), DAY - timedelta(days=30), rows_of(400, 1), DRIVERS)
+    found = serving(lambda: bad, lambda anchor: replace(bad, anchor=anchor), STAND_INS, rows_of(400, 1), DRIVERS)
     assert found.refit is bad
     assert not found.accepted
     assert len(found.examined) == 4
