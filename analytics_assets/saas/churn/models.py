@@ -236,6 +236,12 @@ class Model:
             digest.update(values)
         return digest.hexdigest()[:16]
 
+    @property
+    def deviations(self) -> Floats:
+        """The standard deviation of each input over the training rows; of one that was the same for all nothing is far: infinite."""
+        scale: Floats = self.pair.logistic.named_steps["standardscaler"].scale_
+        return np.where(scale > 10.0**-PLACES, scale, np.inf)
+
     def predict(self, inputs: Floats) -> Floats:
         """Calibrated probability of churn, rounded to six digits."""
         return np.round(self.sigmoid(self.pair.predict(self.candidate, inputs)), PLACES)

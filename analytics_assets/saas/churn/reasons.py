@@ -2,10 +2,12 @@
 
 A driver's contribution is what the log-odds of the model change by when all of its inputs are set to those of the median subject of
 the day (the rest left as it is); for the logistic model alone that is coefficient times distance, the exact Shapley value of a
-linear model with that one subject to compare with (Lundberg and Lee 2017). A driver is told by the input that, set to the median
-alone, changes most in the driver's direction. Models go one way in every input (`models.fit`), so that no reason says of more use
-that it raises the risk, nor of a price that it does for who pays more and for who pays less; which side of the usual a figure lies on is
-looked at all the same, since figures are rounded. A driver without a figure on its side, or with one that is not known, is no reason.
+linear model with that one subject to compare with (Lundberg and Lee 2017). The inputs of a driver go together (where people stop coming
+events fall too), and which of them a model weighs is chance: a driver is told by the one that lies furthest from the usual, in standard
+deviations of the training rows, on the side that the driver speaks for. Models go one way in every input (`models.fit`), so that no
+reason says of more use that it raises the risk, nor of a price that it does for who pays more and for who pays less; which side of the
+usual a figure lies on is looked at all the same, since figures are rounded. A driver without a figure on its side, or with one that is not
+known, is no reason.
 """
 
 from __future__ import annotations
@@ -31,17 +33,16 @@ def reasons_of(rows: pl.DataFrame, model: Model, drivers: tuple[Driver, ...]) ->
     ends = np.cumsum([len(driver.inputs) for driver in drivers])
     groups = [list(range(end - len(driver.inputs), end)) for driver, end in zip(drivers, ends, strict=True)]
     of_driver = model.contributions(inputs, groups, usual)
-    of_input = np.empty_like(inputs)
-    for place, columns in enumerate(groups):
-        alone = model.contributions(inputs, [[column] for column in columns], usual) if len(columns) > 1 else None
-        of_input[:, columns] = of_driver[:, [place]] if alone is None else alone
-
+    distance = np.nan_to_num((inputs - usual) / model.deviations)
     figures, texts = _told(rows, drivers)
-    apart = _on_its_side(figures, texts, drivers, of_input)
+    told = texts.select(pl.all().is_not_null()).to_numpy()
+    signs = np.array([one.sign for driver in drivers for one in driver.inputs.values()])
     strength, told_by = np.zeros_like(of_driver), np.zeros(of_driver.shape, dtype=np.int64)
     for place, columns in enumerate(groups):
-        same = np.sign(of_input[:, columns]) == np.sign(of_driver[:, [place]])
-        by = np.where(same & apart[:, columns], np.abs(of_input[:, columns]), 0.0)
+        # Above the usual (1) or below it lies what speaks for the driver; of an input that may go either way the side that it is on.
+        side = np.where(signs[columns] == EITHER, np.sign(distance[:, columns]), signs[columns] * np.sign(of_driver[:, [place]]))
+        speaks = told[:, columns] & (side * figures[:, columns] >= 0)
+        by = np.where(speaks, np.maximum(side * distance[:, columns], 0.0), 0.0)
         told_by[:, place] = np.array(columns)[np.argmax(by, axis=1)]
         strength[:, place] = np.where(np.max(by, axis=1) > 0, np.abs(of_driver[:, place]), 0.0)
     strength[strength < SMALLEST] = 0.0
@@ -59,8 +60,8 @@ def reasons_of(rows: pl.DataFrame, model: Model, drivers: tuple[Driver, ...]) ->
     return texts.select(pl.when(joined == "").then(pl.lit(NOTHING)).otherwise(joined).alias("reasons"))["reasons"]
 
 
-def _told(rows: pl.DataFrame, drivers: tuple[Driver, ...]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Of each input its figure less the usual one, and its text: columns `0`, `1`, ... in the order of the inputs."""
+def _told(rows: pl.DataFrame, drivers: tuple[Driver, ...]) -> tuple[Floats, pl.DataFrame]:
+    """Of each input its figure less the usual one (0: not known), and its text: columns `0`, `1`, ... in the order of the inputs."""
     told = [one for driver in drivers for one in driver.inputs.values()]
     figures = rows.select(one.figure.cast(pl.Float64).fill_nan(None).alias(f"{number}") for number, one in enumerate(told))
     usual = figures.median()
@@ -74,12 +75,5 @@ def _told(rows: pl.DataFrame, drivers: tuple[Driver, ...]) -> tuple[pl.DataFrame
         before, after = one.words.split("{}")
         text = pl.concat_str(pl.lit(before), own, pl.lit(f"{after} (usual: {others})"))
         texts.append(pl.when(own != pl.lit(others, pl.String)).then(text).alias(f"{number}"))
-    return figures.select(pl.col(name) - usual.item(0, name) for name in figures.columns), written[0].select(texts)
-
-
-def _on_its_side(figures: pl.DataFrame, texts: pl.DataFrame, drivers: tuple[Driver, ...], of_input: Floats) -> np.ndarray:
-    """Whether an input may be told: its text differs from the usual one, and its figure lies on the side that it speaks for."""
-    signs = np.array([one.sign for driver in drivers for one in driver.inputs.values()])
-    distance = figures.fill_null(float("nan")).to_numpy()
-    speaks = (signs == EITHER) | np.isnan(distance) | (np.sign(distance) * signs == np.sign(of_input))
-    return speaks & texts.select(pl.all().is_not_null()).to_numpy()
+    apart = figures.select((pl.col(name) - usual.item(0, name)).fill_null(0) for name in figures.columns)
+    return apart.to_numpy(), written[0].select(texts)

@@ -88,6 +88,33 @@ def test_no_reason_says_that_more_use_raises_the_risk(model: tuple[Model, pl.Dat
     assert len(against_sense(ACCOUNTS, rows, swapped)) > 500
 
 
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_of_figures_that_fall_together_the_one_furthest_from_the_usual_is_told_whichever_the_model_weighs(candidate: str):
+    """Those who leave do less: 200 since fewer people come, who do as much as ever, and 200 since as many do less. Events tell the model."""
+    rng = np.random.default_rng(6)
+    rows = accounts(2000, seed=6).with_columns(account_age_days=400, trial=0, days_to_renewal=20, mrr=None, seats=None)
+    cause = np.repeat(["", "people stop", "people do less"], [1600, 200, 200])
+    before = rng.integers(60, 100, 2000)
+    users = np.where(cause == "people stop", before // 4, before - rng.integers(0, 9, 2000))
+    events = np.where(cause == "", 5 * users, 5 * before // 4 + rng.integers(0, 20, 2000))
+    rows = rows.with_columns(
+        user_days_14=users, user_days_28=before + users, user_days_56=4 * before,
+        events_7=rng.binomial(events, 0.5), events_14=events, events_28=5 * before + events, events_56=20 * before,
+    )  # fmt: skip
+    same = [c for c in rows.columns if c not in ("subject_id", "cut_off") and not c.startswith(("user_days", "events"))]
+    rows = rows.with_columns(pl.col(name).first() for name in same)
+    made = refit(rows_of(400, 12), "customer", date(2025, 12, 31), 30, customer_drivers()).model
+    pair = fit(inputs_of(ACCOUNTS, rows), (cause != "").astype(float), signs_of(ACCOUNTS))
+    texts = reasons_of(rows, replace(made, pair=pair, candidate=candidate), ACCOUNTS)
+    first = (
+        texts.str.split("; ")
+        .list.eval(pl.element().filter(pl.element().str.starts_with("raises: ") & pl.element().str.contains(" down ")))
+        .list.first()
+    )
+    assert first.filter(pl.Series(cause == "people stop")).str.starts_with("raises: active users down ").mean() > 0.9
+    assert first.filter(pl.Series(cause == "people do less")).str.starts_with("raises: events down ").mean() > 0.9
+
+
 def test_a_reason_tells_the_figure_and_the_usual_one(model: tuple[Model, pl.DataFrame]):
     rows = rows_of(401, 1).with_columns(recency_days=pl.Series([20] * 400 + [190]), purchase_days=2, tenure_days=200)
     made = refit(rows_of(400, 12), "customer", DAY, 30, customer_drivers()).model
