@@ -50,7 +50,14 @@ ACCOUNT_USAGE = Table(
         Column("active_users", "BIGINT", "Different people who did something.", "people"),
         _FEATURES,
         _SESSIONS,
-        Column("seats", "BIGINT", "Seats that the account had; NULL where none were named.", "seats", nullable=True),
+        Column(
+            "seats",
+            "BIGINT",
+            "Seats named last for the account by the end of the hour; whose word a record is that names no account says the map of the evening "
+            "before, as of all in the hour. NULL where none were named.",
+            "seats",
+            nullable=True,
+        ),
     ),
     key=("hour", "account_id"),
     grain="hour",

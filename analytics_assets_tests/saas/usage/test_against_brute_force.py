@@ -373,6 +373,25 @@ def test_a_record_that_leaves_its_account_unsaid_belongs_to_what_its_person_name
     assert company.rows(ACCOUNT_USAGE, columns="account_id, events, seats") == [("A", 3, 7), ("B", 2, 9)]
 
 
+def test_seats_follow_who_was_who_the_evening_before_and_begin_a_day_as_accounts_ended_the_last(company: Any) -> None:
+    """On the 2nd p, of A as far as is known, tells of five seats; at noon p is found to be the phone that had named B after p named A."""
+    company.told("p", "2026-03-01T09:00:00", account_id="A", seats="3")
+    company.told("phone", "2026-03-01T09:30:00", account_id="B")
+    company.told("p", "2026-03-02T10:00:00", seats="5")
+    company.alias("p", "phone", "2026-03-02T12:00:00")
+    for day in (2, 3):
+        for of in "AB":
+            for hour in (9, 11, 23) if day == 2 else (0,):
+                company.event(f"someone of {of}", f"2026-03-0{day}T{hour:02}:30:00", account_id=of)
+    company.materialise()
+    assert company.rows(ACCOUNTS, "as_of_date = '2026-03-02'", "account_id, seats") == [("A", 3), ("B", 5)]
+    usage_rows = company.rows(ACCOUNT_USAGE, columns="account_id, day(hour), hour(hour), seats")
+    assert usage_rows == [
+        ("A", 2, 9, 3), ("A", 2, 11, 5), ("A", 2, 23, 5), ("A", 3, 0, 3), ("B", 2, 9, None), ("B", 2, 11, None), ("B", 2, 23, None),
+        ("B", 3, 0, 5),
+    ]  # fmt: skip
+
+
 def test_what_is_received_later_moves_no_row_of_an_earlier_receipt(company: Any) -> None:
     """On the 3rd the person works for A, as far as is known. That it had gone to B on the 2nd is heard on the 5th."""
     company.alias("p", "phone", "2026-03-01T08:00:00", received=company.at("2026-03-01T08:00:00"))
