@@ -19,7 +19,7 @@ from rich.table import Table as Grid
 from analytics_assets.home import Home, HomeError
 from analytics_assets.make_run import make_run
 from analytics_assets.operations.interruption import Interruption, interruptible
-from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, load_settings, settings_path
+from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, load_health, load_settings, settings_path
 from analytics_assets.terminal import console, plain
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main() -> None:
     sent = commands.add_parser("sent", help="record that the e-mail list of a day was handed over; it is never sent twice")
     sent.add_argument("day", type=_day, help="the list's business day, for example 2026-03-31")
     health = commands.add_parser("health", help="say what other health weights would change, now and in the past; writes nothing")
-    health.add_argument("settings", type=Path, help="a whole settings file, a copy of yours with the new [health]")
+    health.add_argument("settings", type=Path, help="a file with the new [health]; whatever else it holds is left alone")
     alerts = commands.add_parser("alerts", help="what is wrong, since when, and who was told")
     alerts.add_argument("--all", action="store_true", help="what was wrong and is right again, too")
     alerts.add_argument("--retry", action="store_true", help="try again to deliver what no endpoint accepted")
@@ -192,22 +192,24 @@ def _sent(settings: Settings, home: Home, day: date) -> None:
 
 
 def _health(settings: Settings, home: Home, new: Path) -> None:
-    """Say what the [health] of another settings file would change."""
+    """Say what the [health] of another file would change."""
     from analytics_assets.definitions import build_platform
     from analytics_assets.saas.health.effect import QUANTILES, weights_effect
 
-    effect = weights_effect(build_platform(settings, home), load_settings(new))
+    effect = weights_effect(build_platform(settings, home), load_health(new))
     changed = sum(count for (now, then), count in effect.moves.items() if now != then)
     hour = effect.hour.astimezone(settings.business.zone)
+    if not effect.accounts:
+        console.print(f"{hour:%Y-%m-%d %H:%M}: no account has a band yet, since too little is known of them", highlight=False)
+        return
     console.print(f"{hour:%Y-%m-%d %H:%M}: {changed:,} of {effect.accounts:,} accounts would change their band", highlight=False)
     for (now, then), count in effect.moves.items():
         if now != then:
             console.print(f"  {now} -> {then}: {count:,}", highlight=False)
-    if effect.accounts:
-        grid = Grid("score", *(f"{q:.0%} below" for q in QUANTILES), title="Distribution of the score", title_justify="left")
-        grid.add_row("now", *(f"{points:.1f}" for points in effect.scores_now))
-        grid.add_row("new", *(f"{points:.1f}" for points in effect.scores_new))
-        console.print(grid)
+    grid = Grid("score", *(f"{q:.0%} below" for q in QUANTILES), title="Distribution of the score", title_justify="left")
+    grid.add_row("now", *(f"{points:.1f}" for points in effect.scores_now))
+    grid.add_row("new", *(f"{points:.1f}" for points in effect.scores_new))
+    console.print(grid)
     if not effect.separations:
         console.print(
             f"No day has {effect.horizon_days} days of outcome after it and 70 days of usage up to it: the past cannot tell yet."

@@ -15,7 +15,7 @@ from decimal import Decimal
 from itertools import product
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -51,7 +51,7 @@ OptionalTime = Annotated[time | None, BeforeValidator(_empty_is_none)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Business(_Table):
@@ -519,26 +519,52 @@ def load_settings(path: Path | None = None) -> Settings:
         SettingsError: every mistake at once, each with file, line, and what is allowed.
     """
     path = path or settings_path()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise SettingsError(f"{path}: there is no settings file. Write one, or set ANALYTICS_CONFIG to where it is.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
-    return parse_settings(text, str(path))
+    return parse_settings(
+        _text_of(path, "there is no settings file. Write one, or set ANALYTICS_CONFIG to where it is"), str(path)
+    )
+
+
+def load_health(path: Path) -> Health:
+    """Read and check the `[health]` of a file that may hold nothing else.
+
+    Raises:
+        SettingsError: as `load_settings`.
+    """
+    text = _text_of(path, "there is no such file. Write one with a table [health], as in your settings")
+    return _parsed(text, str(path), _HealthAlone).health
 
 
 def parse_settings(text: str, source: str) -> Settings:
     """Check the text of a settings file; `source` stands in the error messages."""
+    return _parsed(text, source, Settings)
+
+
+class _HealthAlone(BaseModel):
+    health: Health
+
+
+_Declared = TypeVar("_Declared", Settings, _HealthAlone)
+
+
+def _text_of(path: Path, where_there_is_none: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: {where_there_is_none}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as UTF-8 text ({error}).") from None
+
+
+def _parsed(text: str, source: str, declared: type[_Declared]) -> _Declared:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{source}: not valid TOML: {error}") from None
     try:
-        return Settings.model_validate(values)
+        return declared.model_validate(values)
     except ValidationError as error:
         found = error.errors()
         # A list is not too short as well when it is an entry of it that is wrong.
         places = {mistake["loc"][:-1] for mistake in found}
         mistakes = [one for one in found if one["type"] != "too_short" or one["loc"] not in places]
-        raise SettingsError("\n".join(explain(one, text, source, Settings) for one in mistakes)) from None
+        raise SettingsError("\n".join(explain(one, text, source, declared) for one in mistakes)) from None

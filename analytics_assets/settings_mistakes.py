@@ -46,7 +46,7 @@ _SHOULD_BE = {
     "less_than": "should be less than {lt:g}",
     "model_type": "should be a table: its settings stand below a line [{name}]",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "should be a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
     **dict.fromkeys(("time_parsing", "time_type"), 'should be a time in quotes, such as "06:00"'),
     **dict.fromkeys(
@@ -57,6 +57,7 @@ _SHOULD_BE = {
 """What a mistake of a type asks for; `{name}` is the setting, `{key}` its name within its table."""
 _EXAMPLES = {
     "business": '[business] with time_zone = "Europe/London" and currency = "GBP"',
+    "health": "[health.weights] with five weights that sum to 100",
     "business.time_zone": 'time_zone = "Europe/London"',
     "business.currency": 'currency = "GBP"',
     "training_sets.name": 'name = "upgrades"',

@@ -29,7 +29,7 @@ from analytics_assets.operations.record import open_record
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.churn.tables import CHURN_SCORES
 from analytics_assets.saas.health import effect
-from analytics_assets.settings import PROJECT_ROOT, parse_settings
+from analytics_assets.settings import PROJECT_ROOT, Health, parse_settings
 from analytics_assets.terminal import console
 from analytics_assets.warehouse.lake import LakeError
 
@@ -292,7 +292,8 @@ def test_other_weights_of_health_are_told_by_band_by_score_and_by_what_became_of
     branch, lines, said, monkeypatch, tmp_path
 ) -> None:
     settings = tmp_path / "new.toml"
-    settings.write_text(lines.settings)
+    settings.write_text("[health]\nhealthy = 75\n")
+    asked = []
     told = effect.Effect(
         hour=datetime(2011, 11, 1, 12, tzinfo=UTC),
         accounts=1_200,
@@ -302,9 +303,10 @@ def test_other_weights_of_health_are_told_by_band_by_score_and_by_what_became_of
         horizon_days=30,
         separations=(effect.Separation(date(2011, 10, 2), 1_100, 40, 0.7125, 0.75), effect.Separation(DAY, 9, 0, None, None)),
     )
-    monkeypatch.setattr(effect, "weights_effect", lambda platform, new: told)
+    monkeypatch.setattr(effect, "weights_effect", lambda platform, new: asked.append(new) or told)
     cli._health(branch.settings, branch.home, settings)
     shown = said()
+    assert asked == [Health(healthy=75)]
     assert shown[:3] == [
         ["2011-11-01 12:00: 200 of 1,200 accounts would change their band"],
         ["healthy -> neutral: 150"],
@@ -316,3 +318,6 @@ def test_other_weights_of_health_are_told_by_band_by_score_and_by_what_became_of
     monkeypatch.setattr(effect, "weights_effect", lambda platform, new: replace(told, separations=()))
     cli._health(branch.settings, branch.home, settings)
     assert said()[-1] == ["No day has 30 days of outcome after it and 70 days of usage up to it: the past cannot tell yet."]
+    monkeypatch.setattr(effect, "weights_effect", lambda platform, new: replace(told, accounts=0))
+    cli._health(branch.settings, branch.home, settings)
+    assert said() == [["2011-11-01 12:00: no account has a band yet, since too little is known of them"]]

@@ -1,10 +1,11 @@
 """What a person reads who made a mistake in `analytics.toml`, and what a change of it invalidates."""
 
+import re
 from datetime import date
 
 import pytest
 
-from analytics_assets.settings import Settings, SettingsError, load_settings, parse_settings
+from analytics_assets.settings import Health, Settings, SettingsError, load_health, load_settings, parse_settings
 
 GOOD = '[business]\ntime_zone = "Europe/London"\ncurrency = "GBP"\n'
 
@@ -49,6 +50,30 @@ def test_a_misspelt_required_key_is_told_twice_as_unknown_and_as_missing() -> No
 def test_every_mistake_is_told_at_once() -> None:
     message = mistake('[business]\ntime_zone = "Mars/Base"\ncurrency = "pounds"\n[items]\nwindow_minutes = 0\n')
     assert [line.split(":")[1] for line in message.splitlines()] == ["2", "3", "5"]
+
+
+def test_a_zone_whose_clocks_change_by_half_an_hour_is_refused_and_one_that_lies_half_an_hour_apart_is_not() -> None:
+    message = mistake('[business]\ntime_zone = "Australia/Lord_Howe"\ncurrency = "AUD"\n')
+    assert "shop.toml:2: business.time_zone: 'Australia/Lord_Howe' changes its clocks by half an hour" in message
+    for name in ("Australia/Adelaide", "Asia/Kolkata"):
+        assert parse_settings(f'[business]\ntime_zone = "{name}"\ncurrency = "AUD"\n', "shop.toml").business.time_zone == name
+
+
+def test_a_health_of_its_own_is_read_from_a_file_with_nothing_else_or_with_whatever_else(tmp_path) -> None:
+    file = tmp_path / "other.toml"
+    for text in ("[health]\nhealthy = 75\n", GOOD.replace("London", "Nowhere") + "[health]\nhealthy = 75\n"):
+        file.write_text(text)
+        assert load_health(file) == Health(healthy=75)
+    for text, told in (
+        (GOOD, "other.toml:1: 'health' is missing, for example [health.weights] with five weights that sum to 100"),
+        ("[health]\nhealty = 75\n", "other.toml:2: there is no setting 'health.healty'. Did you mean 'healthy'?"),
+        ("[health.weights]\nseats = nan\n", "other.toml:2: health.weights.seats: should be a number (found nan)."),
+    ):
+        file.write_text(text)
+        with pytest.raises(SettingsError, match=re.escape(told)):
+            load_health(file)
+    with pytest.raises(SettingsError, match="there is no such file. Write one with a table \\[health\\]"):
+        load_health(tmp_path / "none.toml")
 
 
 def test_an_unknown_time_zone_comes_with_suggestions() -> None:

@@ -22,7 +22,7 @@ from analytics_assets.saas.health.scoring import (
     score,
 )
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
-from analytics_assets.settings import Settings
+from analytics_assets.settings import Health
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.work import Platform, Work
 
@@ -65,8 +65,8 @@ class Effect:
     separations: tuple[Separation, ...]
 
 
-def weights_effect(platform: Platform, new: Settings) -> Effect:
-    """Compare `[health]` of `new` with that of the platform, at the newest hour with usage and at earlier cut-offs.
+def weights_effect(platform: Platform, new: Health) -> Effect:
+    """Compare another `[health]` with that of the platform, at the newest hour with usage and at earlier cut-offs.
 
     Raises:
         NoUsage: no hour of `account_usage` has rows yet.
@@ -82,7 +82,7 @@ def weights_effect(platform: Platform, new: Settings) -> Effect:
         work.read(ACCOUNTS, in_memory=True)
 
         read_usage(work, newest, newest)
-        now, then = (_scored(work, settings, newest) for settings in (platform.settings, new))
+        now, then = (_scored(work, health, newest) for health in (platform.settings.health, new))
         both = now.join(then, on="account_id", suffix="_new").drop_nulls(["band", "band_new"])
         moves = both.group_by("band", "band_new").len().sort("band", "band_new")
         ((last_known,),) = connection.sql(
@@ -105,11 +105,11 @@ def weights_effect(platform: Platform, new: Settings) -> Effect:
     )
 
 
-def _scored(work: Work, settings: Settings, hour: datetime) -> pl.DataFrame:
-    judge_evenings_before(work, settings.health, [hour])
+def _scored(work: Work, health: Health, hour: datetime) -> pl.DataFrame:
+    judge_evenings_before(work, health, [hour])
     measure(work, hour, between=False)
-    score(work, settings.health)
-    rows = health_of_hours(work, settings.health, [hour], last_block()).pl()
+    score(work, health)
+    rows = health_of_hours(work, health, [hour], last_block()).pl()
     return rows.select("account_id", "band", pl.col("score").cast(pl.Float64))
 
 
@@ -117,11 +117,11 @@ def _quantiles(scores: pl.Series) -> tuple[float, ...]:
     return tuple(scores.quantile(q, "nearest") or 0.0 for q in QUANTILES) if len(scores) else ()
 
 
-def _separation(work: Work, new: Settings, stood_on: date, day: date) -> Separation:
+def _separation(work: Work, new: Health, stood_on: date, day: date) -> Separation:
     hour = last_hour(work, stood_on)
     read_usage(work, hour, hour)
     measure(work, hour)
-    now, then = (ended_since(work, settings.health, stood_on, day) for settings in (work.settings, new))
+    now, then = (ended_since(work, health, stood_on, day) for health in (work.settings.health, new))
     return Separation(stood_on, len(now), int(now["ended"].sum()), auc(now), auc(then))
 
 

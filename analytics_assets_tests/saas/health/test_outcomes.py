@@ -65,7 +65,7 @@ def test_the_effect_of_new_weights_is_told_without_writing(vendor) -> None:
     company(vendor)
     platform = vendor.platform
     for health, changed in ((Health(), 0), (Health(healthy=95, at_risk=80), 1)):
-        effect = weights_effect(platform, platform.settings.model_copy(update={"health": health}))
+        effect = weights_effect(platform, health)
         assert effect.hour == datetime(2026, 3, 31, 12, tzinfo=UTC) and effect.accounts == 12
         assert (sum(count for (old, new), count in effect.moves.items() if old != new) > 0) == changed
     assert effect.separations == ()
@@ -75,7 +75,7 @@ def test_the_effect_of_new_weights_is_told_without_writing(vendor) -> None:
 def test_the_effect_on_the_past_is_an_auc_for_each_cut_off(vendor) -> None:
     vendor.first_day = date(2025, 12, 1)
     company(vendor)
-    (told,) = weights_effect(vendor.platform, vendor.platform.settings).separations
+    (told,) = weights_effect(vendor.platform, vendor.platform.settings.health).separations
     # On 1 March, 70 days had passed; one of twelve steady ones and one of two that stopped ended.
     assert (told.day, told.accounts, told.ended) == (date(2026, 3, 1), 14, 2)
     # Against stopped a: stopped b is equal, 11 steady ones are above; against steady 6 those from 7 to 11.
@@ -84,7 +84,7 @@ def test_the_effect_on_the_past_is_an_auc_for_each_cut_off(vendor) -> None:
 
 def test_an_effect_without_usage_is_refused(vendor) -> None:
     with pytest.raises(NoUsage, match="account_usage has no rows yet"):
-        weights_effect(vendor.platform, vendor.platform.settings)
+        weights_effect(vendor.platform, vendor.platform.settings.health)
 
 
 # ------------------------------------------------------------------------------------------------------ through Dagster
