@@ -391,7 +391,10 @@ _GIVEN = {
         CAST(DATE '2026-03-29' + CAST(i AS INTEGER) AS DATE) AS event_date, CAST(11 AS BIGINT) AS hour_of_day,
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS judged_on,
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS evening,
-        CAST(DATE '2026-02-28' + CAST(i AS INTEGER) AS DATE) AS month_ago FROM range(2) AS t(i)""",
+        CAST(DATE '2026-02-15' + CAST(i AS INTEGER) AS DATE) AS known_since FROM range(2) AS t(i)""",
+    # Accounts are drawn to be named on the last days: these days are later, so that some are known for weeks.
+    "health_blocks": """SELECT CAST(i AS BIGINT) AS block, CAST(DATE '2026-03-01' + CAST(i AS INTEGER) AS DATE) AS event_date
+        FROM range(70) AS t(i)""",
     "spoken": """SELECT CAST(DATE '2026-03-29' + CAST(i % 2 AS INTEGER) AS DATE) AS as_of_date, 'sku ' || i % 5 AS product_id,
         CASE WHEN i % 4 > 0 THEN 'category ' || i % 4 END AS category, 'goes with ' || i % 5 AS reason FROM range(10) AS t(i)""",
     "health_evenings": """SELECT CAST(68 + i AS BIGINT) AS block,

@@ -69,8 +69,10 @@ SELECT
         ELSE 'neutral'
     END AS band,
     CAST(
-        CAST(c.score - COALESCE(t.score, CASE WHEN c.first_seen_date <= h.month_ago THEN 0 END) AS DOUBLE) / 10
-        AS DECIMAL(4, 1)
+        CAST(
+            c.score - CASE WHEN t.days_now >= 14 THEN t.score WHEN t.account_id IS NULL AND c.first_seen_date <= h.known_since THEN 0 END
+            AS DOUBLE
+        ) / 10 AS DECIMAL(4, 1)
     ) AS trend,
     '{' || CONCAT_WS(
         ', ',

@@ -54,7 +54,13 @@ ACCOUNT_HEALTH = Table(
             f"last 28 evenings had a coverage of {BAND_COVERAGE:g}, nor has this one.",
             nullable=True,
         ),
-        Column("trend", "DECIMAL(4,1)", "Score less the score 28 days ago; NULL without one.", "points", nullable=True),
+        Column(
+            "trend",
+            "DECIMAL(4,1)",
+            "Score less the score 28 days ago; NULL where that is not known from a whole fortnight.",
+            "points",
+            nullable=True,
+        ),
         Column(
             "components", "VARCHAR", "Points from each component, as JSON; their sum is the score. A missing one is left out."
         ),

@@ -2,16 +2,13 @@
 -- the blocks that have 42: what its health is made of at the block's end. now: the last 14 blocks; expected: 14 blocks of the 28 before
 -- them, counted from the account's first; own_...: from the account's own past, 0 to 1; peers_...: its place among all accounts of that
 -- moment, 0 to 1. NULL: cannot be known.
-WITH digits AS (
-    SELECT n
-    FROM (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) AS t (n)
-),
-blocks AS (
-    SELECT hundreds.n * 100 + tens.n * 10 + ones.n AS block
-    FROM digits AS hundreds
-    CROSS JOIN digits AS tens
-    CROSS JOIN digits AS ones
-    WHERE hundreds.n * 100 + tens.n * 10 + ones.n < $blocks
+-- An account is there from the first of the 42 blocks with an event, or since it was first named, whichever is earlier. People who are
+-- accounts count from the event: what one did before a merger stands under another name.
+WITH named AS (
+    SELECT account_id, MIN(first_seen_date) AS first_seen_date
+    FROM accounts
+    WHERE NOT $people_are_accounts
+    GROUP BY account_id
 ),
 users_of_blocks AS (
     SELECT DISTINCT account_id
@@ -27,9 +24,11 @@ every_block AS (
         u.users,
         u.last_hour,
         u.latest_seats,
-        u.block AS used_block
+        u.block AS used_block,
+        b.block + 1 - DATE_DIFF('day', CAST(n.first_seen_date AS DATE), CAST(b.event_date AS DATE)) AS named_block
     FROM users_of_blocks AS a
-    CROSS JOIN blocks AS b
+    CROSS JOIN health_blocks AS b
+    LEFT JOIN named AS n ON a.account_id = n.account_id
     LEFT JOIN usage_blocks AS u ON a.account_id = u.account_id AND b.block = u.block
 ),
 sums AS (
@@ -45,7 +44,7 @@ sums AS (
         COALESCE(SUM(features) OVER month_before, 0) AS features_past,
         COUNT(used_block) OVER month_before AS active_days_past,
         MAX(last_hour) OVER six_weeks AS last_hour,
-        MIN(used_block) OVER six_weeks AS first_block,
+        GREATEST(LEAST(MIN(used_block) OVER six_weeks, COALESCE(named_block, block)), block - 41) AS first_block,
         MAX(latest_seats) OVER six_weeks % 1000000000 AS seats
     FROM every_block
     WINDOW

@@ -19,7 +19,7 @@ WITH losses AS (
         CAST(FLOOR(100 * (1 - s.features_now / NULLIF(s.features_expected, 0)) + CAST(0.5 AS DOUBLE)) AS BIGINT) AS features_fall
     FROM health_scores AS s
     INNER JOIN health_hours AS h ON s.block = h.block
-    LEFT JOIN health_scores AS t ON s.account_id = t.account_id AND s.block - 28 = t.block
+    LEFT JOIN health_scores AS t ON s.account_id = t.account_id AND s.block - 28 = t.block AND t.days_now >= 14
 ),
 costs AS (
     SELECT

@@ -67,7 +67,7 @@ def health_outcomes(work: Work) -> Mapping[str, pa.Table]:
     cancelled in between, or had not been billed again when the days of grace were over.
 
     Read the rates from top to bottom: they should rise from healthy to at risk, and the intervals say how far to believe it. The rate
-    of `falling` is what an entry of `falling_accounts` is worth; it counts young accounts too, which that list leaves out.
+    of `falling` is what an entry of `falling_accounts` is worth.
     A day too early to look back from has no rows.
     """
     horizon = timedelta(days=work.settings.churn.account_horizon_days)

@@ -23,6 +23,8 @@ POINT_DAYS = 42
 BAND_DAYS = 28
 """A band looks at the scores of this many evenings; the trend at the score of so many days before."""
 WINDOW_DAYS = POINT_DAYS + BAND_DAYS
+FORTNIGHT = timedelta(days=14)
+"""An account that was not there for so long 28 days ago has no trend."""
 BAND_COVERAGE = 0.2
 """A score of which less is known gives no band, and moves none: alone and under four weeks old, recency and seats are a tenth."""
 
@@ -61,7 +63,7 @@ def whole_days_apart(work: Work, days: Sequence[date]) -> list[list[date]]:
 def measure(work: Work, last: datetime, days: int = 1, between: bool = True) -> None:
     """Make `health_points` for the hour `last`, the hours 24 hours apart before it (`days` in all), and the 28 days before those.
 
-    Blocks end with that hour; the number of its own block is `last_block(days)`.
+    Blocks end with that hour; the number of its own block is `last_block(days)`. Reads `account_usage` and `accounts`.
 
     Args:
         between: trends only look at the hours and at those 28 days before them; bands look at what lies between as well.
@@ -70,7 +72,15 @@ def measure(work: Work, last: datetime, days: int = 1, between: bool = True) -> 
     end = last + timedelta(hours=1)
     usage = work.sql(_HERE / "usage_blocks.sql", window_start_at=end - timedelta(days=blocks), window_end_at=end)
     _keep(work, "usage_blocks", usage)
-    _keep(work, "health_points", work.sql(_HERE / "health_points.sql", blocks=blocks, ends=blocks if between else days))
+    dates = [work.platform.clock.day_of(last - timedelta(days=back)) for back in range(blocks - 1, -1, -1)]
+    work.connection.register("health_blocks", pa.table({"block": range(blocks), "event_date": dates}))
+    points = work.sql(
+        _HERE / "health_points.sql",
+        blocks=blocks,
+        ends=blocks if between else days,
+        people_are_accounts=work.settings.accounts.are == "people",
+    )
+    _keep(work, "health_points", points)
 
 
 def last_block(days: int = 1) -> int:
@@ -132,7 +142,7 @@ def health_of_hours(work: Work, health: Health, hours: Sequence[datetime], newes
         ],
         "judged_on": [_judged_on(work, hour) for hour in hours],
         "evening": [day - timedelta(days=1) for day in days],
-        "month_ago": [work.platform.clock.day_of(hour - timedelta(days=BAND_DAYS)) - timedelta(days=1) for hour in hours],
+        "known_since": [work.platform.clock.day_of(hour - timedelta(days=BAND_DAYS)) - FORTNIGHT for hour in hours],
     }
     work.connection.register("health_hours", pa.table(columns))
     due = {"healthy": health.healthy, "falling": health.falling}

@@ -67,6 +67,27 @@ def test_an_account_of_which_nothing_is_heard_for_nine_days(vendor) -> None:
     assert of(vendor.health(NOON), "a")["reasons"] == "no activity for 9 days"
 
 
+def test_a_fall_is_against_four_weeks_of_the_calendar_whenever_it_was_used_in_them(vendor) -> None:
+    """Every Monday, by 40 and since 17 March by 20. The past are four Mondays of 28 days: 160 x 14 / 28 = 80, and now there are 40.
+
+    The first of them is in the 23rd day before the last two weeks; who began then is told by those: 160 x 14 / 23 = 97.4.
+    """
+    for week in range(13):
+        monday = datetime(2026, 1, 5, 9, tzinfo=UTC) + timedelta(weeks=week)
+        for name in ("old", "new") if monday >= datetime(2026, 2, 23, tzinfo=UTC) else ("old",):
+            vendor.used(name, monday, events=300, users=40 if monday < datetime(2026, 3, 17, tzinfo=UTC) else 20, features=9)
+    for name, since in (("old", "2026-01-05"), ("new", "2026-02-23")):
+        vendor.account(name, ("2026-03-30", "2026-03-30"), first_seen=since)
+    vendor.open()
+    rows = vendor.health(NOON)
+    assert of(rows, "old")["reasons"] == "hours of use down 50 % in 14 days"
+    assert of(rows, "new")["reasons"].split("; ")[0] == "hours of use down 59 % in 14 days"
+    # Which person used it before a merger is not known, so that people are there since they were first used.
+    vendor.settings = '[accounts]\nare = "people"\n'
+    rows = vendor.health(NOON)
+    assert of(rows, "old")["reasons"] == of(rows, "new")["reasons"]
+
+
 def test_a_pause_within_twice_the_usual_gap_costs_nothing(vendor) -> None:
     """Every Monday up to 23 March: four active days in 28, a gap of a week, and two weeks of grace."""
     for week in range(12):
@@ -258,7 +279,10 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
             recent = [r for back, rows in days.items() if back < 14 for r in rows]
             newest = max((r for rows in days.values() for r in rows), key=lambda r: r["hour"])
             with_seats = [r for rows in days.values() for r in rows if r["seats"] is not None and r["seats"] > 0]
-            past = max(days) - 13
+            # It is there since its first event of six weeks, or since the day after it was first named.
+            age = (clock.day_of(moment) - known[account]["first_seen_date"]).days if account in known else 0
+            there = min(max(max(days) + 1, age), 42)
+            past = there - 14
             found[account] = {
                 "now": {name: sum(v for back, v in by_day.items() if back < 14) for name, by_day in totals.items()},
                 "expected": {
@@ -266,7 +290,7 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                 }
                 if past >= 14
                 else None,
-                "days": min(max(days) + 1, 14),
+                "days": min(there, 14),
                 "idle": (moment - newest["hour"]) // timedelta(hours=1),
                 "gap": past / sum(1 for back in days if back >= 14) if past >= 14 else 0,
                 "peak": max((r["active_users"] for r in recent), default=0),
@@ -348,9 +372,12 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                 band = "neutral"
             if band == "neutral":
                 band = "healthy" if tenths >= up + slack else "at risk" if tenths < down - slack else "neutral"
-        then = month_before[account]["score"] if account in month_before else None
-        month_ago = clock.day_of(hour - timedelta(days=28)) - timedelta(days=1)
-        if then is None and account in known and known[account]["first_seen_date"] <= month_ago:
+        then = None
+        if account in month_before:
+            then = month_before[account]["score"] if month_before[account]["days"] == 14 else None
+        elif account in known and known[account]["first_seen_date"] <= clock.day_of(hour - timedelta(days=28)) - timedelta(
+            days=14
+        ):
             then = 0
         result[account] = {
             "score": score / 10,

@@ -118,6 +118,28 @@ def test_a_home_too_young_to_tell_has_an_empty_list_and_a_plot(vendor) -> None:
     assert vendor.health(hour)["trend"].to_list() == [None]
 
 
+def test_who_was_there_for_less_than_a_fortnight_four_weeks_ago_falls_nowhere(vendor) -> None:
+    """Two accounts of which 14 and 13 days were known on 3 March, the fourteenth being that of its first event, do a tenth since the 17th."""
+    vendor.zone = "UTC"
+    for number in range(12):
+        vendor.used_daily(f"steady{number:02}", "2025-12-20", "2026-04-30", events=50 + number, users=20 + number, features=4)
+    begins = {"there": "2026-02-18", "young": "2026-02-19"}
+    for name, day in begins.items():
+        vendor.used_daily(name, day, "2026-03-16", events=60, users=25, features=4)
+        vendor.used_daily(name, "2026-03-17", "2026-04-30", events=6, users=2, features=1)
+    for name in {row["account_id"] for row in vendor.usage}:
+        vendor.account(name, ("2026-02-17", "2026-04-30"), begins.get(name, "2025-12-20"))
+    vendor.open()
+    day = date(2026, 3, 31)
+    health = {row["account_id"]: row for row in vendor.health(datetime(2026, 3, 31, 23, tzinfo=UTC)).to_dicts()}
+    assert health["there"]["trend"] <= -15 and health["young"]["trend"] is None
+    assert falling(vendor, day, day)["account_id"].to_list() == ["there"]
+    of_falling = vendor.outcomes(day + timedelta(days=30)).filter(band="falling")
+    assert of_falling["accounts"].to_list() == [1]
+    # A day later the young one has its fortnight.
+    assert falling(vendor, day + timedelta(days=1), day + timedelta(days=1))["account_id"].to_list() == ["there", "young"]
+
+
 def test_the_reasons_say_what_fell_and_since_when(vendor) -> None:
     """A team of ten uses half of what it did in February, and has bought as many seats again; its low place of before is no news."""
     for number in range(12):
