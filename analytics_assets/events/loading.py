@@ -1,6 +1,7 @@
 """Landing: new export files become records, each file whole or not at all, every line accounted for."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -453,25 +454,32 @@ def _mark_hours(
     if loaded.through is None:
         return newest
     clock, are_in = platform.clock, hours_in(platform, loaded.through)
-    lookback = clock.now() - LOOKBACK
-    touched -= _computed_already(platform, {hour for hour in touched if hour < lookback})
+    lookback, keys = clock.now() - LOOKBACK, clock.hour_keys(clock.begins(clock.first_day), hours_due(platform, loaded.through))
     computed = context.instance.get_materialized_partitions(dg.AssetKey("events"))
     known = computed | context.instance.get_materialized_partitions(dg.AssetKey("raw_event_hours"))
+    touched -= _computed_already(
+        platform, [hour for hour, key in keys.items() if hour < lookback and hour in touched and key in computed]
+    )
     touched |= hours_to_restate(platform, loaded.through)
-    for hour, key in clock.hour_keys(clock.begins(clock.first_day), hours_due(platform, loaded.through)).items():
+    for hour, key in keys.items():
         if (hour in touched or key not in known) and (key in computed or hour >= lookback):
             says = {} if hour < are_in else {"incomplete": f"not waited for: the export had been received until {loaded.through}"}
             context.log_event(dg.AssetMaterialization("raw_event_hours", partition=key, metadata=says))
     return newest
 
 
-def _computed_already(platform: Platform, touched: set[datetime]) -> set[datetime]:
-    """Of touched hours those whose events, and the item lines that may follow them, are those of the landed records."""
-    if not touched:
-        return set()
-    reach = timedelta(hours=1, minutes=platform.settings.items.window_minutes)
-    differing = differing_hours(platform, min(touched), max(touched) + reach + timedelta(hours=1))
-    return {hour for hour in touched if not any(hour <= other < hour + reach for other in differing)}
+def _computed_already(platform: Platform, touched: Sequence[datetime]) -> set[datetime]:
+    """Of touched hours, oldest first, those whose events, and the item lines that may follow them, are those of the landed records."""
+    hour, window = timedelta(hours=1), timedelta(minutes=platform.settings.items.window_minutes)
+    # One broken clock of two years ago does not have all that lies between read.
+    spans: list[list[datetime]] = []
+    for one in touched:
+        if spans and one - spans[-1][-1] <= timedelta(days=7):
+            spans[-1].append(one)
+        else:
+            spans.append([one])
+    differing = {late for span in spans for late in differing_hours(platform, span[0], span[-1] + window + 2 * hour)}
+    return {one for one in touched if not any(one + number * hour in differing for number in range(math.ceil(window / hour) + 1))}
 
 
 def raw_event_hours(platform: Platform) -> dg.AssetSpec:
