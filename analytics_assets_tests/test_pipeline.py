@@ -222,6 +222,15 @@ def test_the_same_again_runs_nothing_and_changes_nothing(branch) -> None:
     assert branch.digests() == digests
 
 
+def test_a_stage_makes_every_check_but_whether_all_is_up_to_date_which_it_cannot_be_yet(branch) -> None:
+    with branch.instance() as instance:
+        run_stage(build_definitions(branch.platform()), instance, Stage(("events",), "2011-10-30-05:00", "2011-10-30-05:00", 1))
+        (run,) = instance.get_runs(limit=1)
+        events = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+        made = {record.event_log_entry.dagster_event.asset_check_evaluation_data.check_name for record in events}
+    assert "is_fresh" in made and "is_up_to_date" not in made
+
+
 def test_what_is_held_back_after_a_change_of_settings_is_tried_again_by_every_run(branch) -> None:
     activation = branch.settings.activation.model_copy(update={"products_per_email": 3})
     branch.settings = branch.settings.model_copy(update={"activation": activation})

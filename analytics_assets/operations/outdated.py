@@ -17,7 +17,6 @@ from analytics_assets.events.loading import data_through, hours_due
 from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT, RESTATED_AT_ANY_AGE
 from analytics_assets.operations.freshness import FRESHNESS_JOB
 from analytics_assets.operations.launcher import CATCH_UP
-from analytics_assets.operations.outbox import Outbox
 from analytics_assets.partitions import LOOKBACK, keys_between
 from analytics_assets.warehouse.assets import FILL
 from analytics_assets.warehouse.inputs import partitions_there
@@ -164,11 +163,8 @@ def up_to_date_check(platform: Platform) -> dg.AssetChecksDefinition:
     return is_up_to_date
 
 
-def look_again(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> None:
-    """Make the check where its alert stands: what `make run` has restated is over now, and not with the next hourly look."""
-    standing = {one.alert.key for one in Outbox(platform.home.alerts).alerts(standing_only=True)}
-    if f"check:{UP_TO_DATE.asset_key.to_user_string()}:{UP_TO_DATE.name}" not in standing:
-        return
+def check_now(instance: dg.DagsterInstance, definitions: dg.Definitions) -> None:
+    """Make the check at once: what `make run` has restated is over when it ends, and not with the next hourly look."""
     whole = definitions.resolve_implicit_global_asset_job_def()
     check = whole.get_subset(asset_selection=set(), asset_check_selection={UP_TO_DATE})
     config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
