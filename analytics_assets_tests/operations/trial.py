@@ -241,40 +241,57 @@ LAUNCH = """mutation ($parameters: ExecutionParams!) { launchRun(executionParams
     __typename ... on PythonError { message } ... on RunConfigValidationInvalid { errors { message } } } }"""
 
 
-def again_without_reason(definitions: dg.Definitions, instance: dg.DagsterInstance, since: int) -> list[str]:
-    """Partitions that ran again after an event's number though nothing that they are computed from had come in since."""
+def ran_again(definitions: dg.Definitions, instance: dg.DagsterInstance, since: int) -> tuple[list[str], list[str]]:
+    """Partitions that ran again after an event's number though nothing that they are computed from had come in since.
+
+    Returns:
+        Those without any reason, and those of which an input came in after the run before had been requested and before it had ended: what
+        requests cannot know whether that run will begin in time to read it.
+    """
     graph = definitions.resolve_asset_graph()
-    made: dict[dg.AssetKey, dict[str, list[tuple[int, str]]]] = {}
+    made: dict[dg.AssetKey, dict[str, list[tuple[int, float, str]]]] = {}
     for key in graph.get_all_asset_keys():
         made[key] = defaultdict(list)
         cursor = None
         while True:
             page = instance.fetch_materializations(key, limit=1000, cursor=cursor, ascending=True)
             for record in page.records:
-                made[key][record.partition_key or ""].append((record.storage_id, record.run_id))
+                made[key][record.partition_key or ""].append((record.storage_id, record.timestamp, record.run_id))
             cursor = page.cursor
             if not page.has_more:
                 break
-    found = []
+    without, overtaken = [], []
     for key, of_key in made.items():
         node = graph.get(key)
         definition = node.partitions_def
         if not node.automation_condition or not isinstance(definition, dg.TimeWindowPartitionsDefinition):
             continue
         for partition, runs in of_key.items():
-            inputs = sorted(
-                number
+            inputs = [
+                one
                 for parent in node.parent_keys
                 for upstream in _inputs(graph, node, parent, partition, made[parent])
-                for number, _ in made[parent][upstream]
-            )
-            for (before, _), (after, run_id) in pairwise(runs):
-                if after <= since or any(before < number < after for number in inputs):
+                for one in made[parent][upstream]
+            ]
+            for (before, _, earlier), (after, _, run_id) in pairwise(runs):
+                if after <= since or any(before < number < after for number, _, _ in inputs):
                     continue
                 run = instance.get_run_by_id(run_id)
                 if run and not run.parent_run_id:
-                    found.append(f"{key.to_user_string()} {partition} in run {run_id[:8]}")
-    return found
+                    request, requested = _request(instance, earlier)
+                    came_in = any(
+                        number < before and at > requested and _request(instance, by)[0] != request for number, at, by in inputs
+                    )
+                    (overtaken if came_in else without).append(f"{key.to_user_string()} {partition} in run {run_id[:8]}")
+    return without, overtaken
+
+
+def _request(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]:
+    """By what a partition was requested, a run or the backfill that it is part of, and when; what was reported without a run, by itself."""
+    for record in instance.get_run_records(RunsFilter(run_ids=[run_id])):
+        backfill = instance.get_backfill(record.dagster_run.tags.get("dagster/backfill", ""))
+        return (backfill.backfill_id, backfill.backfill_timestamp) if backfill else (run_id, record.create_timestamp.timestamp())
+    return run_id, 0.0
 
 
 def _inputs(graph, node, parent: dg.AssetKey, partition: str, there) -> Sequence[str]:
@@ -435,7 +452,7 @@ def main() -> int:
         until = datetime.now(UTC)
         left = trial.stop()
         definitions = build_definitions(platform)
-        needless = again_without_reason(definitions, instance, since)
+        needless, overtaken = ran_again(definitions, instance, since)
         runs = Counter(str(run.status.value) for run in instance.get_runs())
         named = named_as_outdated(platform, instance, definitions)
         unfinished = [f"left to run: {stage}" for stage in events_to_run(platform, instance)]
@@ -450,6 +467,7 @@ def main() -> int:
     print(
         f"kills: {dict(Counter(name for _, name in trial.kills))}; runs {dict(runs)}; {len(twin)} partitions compared, {len(different) - len(differ)} of them different and named as outdated"
     )
+    print(f"again, since an input came in after the run before had been requested: {len(overtaken)}", *overtaken, sep="\n  ")
     print(f"alerts: {told_of_alerts}", f"alive: {told_of_alive}", sep="\n")
     for pid, sizes in trial.resident.items():
         print(f"daemon {pid}, MB a minute: {[round(max(sizes[n : n + 6]) / 2**20) for n in range(0, len(sizes), 6)]}")
