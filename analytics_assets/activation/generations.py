@@ -152,6 +152,7 @@ class Channel:
         """Say in `status.json` how old the newest generation is and, where a newer one is held back, since when and why.
 
         `state` is `held` while the newest day that was asked for is held back, else `current`, or `old` when a newer day is due.
+        `since` is when that began, whatever the days and the reasons have been meanwhile: since then nothing newer has gone out.
 
         Args:
             due: the newest business day whose generation should be out by now.

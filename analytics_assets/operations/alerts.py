@@ -213,8 +213,15 @@ def look_at_now(platform: Platform, instance: dg.DagsterInstance, outbox: Outbox
             outbox.raise_alert(alert, now)
         keys = {alert.key for alert in wrong}
         for standing in outbox.alerts(standing_only=True):
-            if standing.alert.key.startswith(_NOW) and standing.alert.key not in keys:
-                outbox.recover(standing.alert.key, now)
+            alert = standing.alert
+            if (alert.key.startswith(_NOW) and alert.key not in keys) or _after_the_last_day(alert, platform):
+                outbox.recover(alert.key, now)
+
+
+def _after_the_last_day(alert: Alert, platform: Platform) -> bool:
+    """Whether an alert is of a day that is none: `last_day` was set too late and has been put back, and nothing can make such a day."""
+    last_day, last = platform.settings.business.last_day, _last(alert.partition)
+    return last_day is not None and last is not None and last[:10] > last_day.isoformat()
 
 
 def late_runs(platform: Platform, instance: dg.DagsterInstance, now: datetime) -> list[Alert]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from datetime import date
@@ -126,10 +127,15 @@ def test_status_has_its_state_since_the_state_began(channel: Channel) -> None:
     old = channel.write_status(LATER, LATER)
     assert (old["state"], old["age_in_days"]) == ("old", 2)
     held = channel.write_status(LATER, LATER, LATER, ["late"])
+    began = "2026-03-05T06:00:00+00:00"
+    (channel.root / "status.json").write_text(json.dumps(held | {"since": began}))
     again = channel.write_status(LATER, LATER)
-    assert (again["state"], again["reasons"], again["since"]) == ("held", ["late"], held["since"])
+    assert (again["state"], again["reasons"], again["since"]) == ("held", ["late"], began)
+    other = channel.write_status(LATER, LATER, LATER, ["stale"])
+    assert (other["reasons"], other["since"]) == (["stale"], began), "for another reason it is held all the same"
     channel.show(make(channel, LATER, "b"))
-    assert channel.write_status(LATER, LATER, LATER)["state"] == "current"
+    out = channel.write_status(LATER, LATER, LATER)
+    assert out["state"] == "current" and out["since"] != began
 
 
 def test_a_hold_of_a_day_that_is_not_over_after_all_counts_no_longer(channel: Channel) -> None:

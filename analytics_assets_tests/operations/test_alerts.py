@@ -315,6 +315,18 @@ def test_what_is_wrong_now_is_told_while_it_lasts(shop, monkeypatch) -> None:
     assert shop.standing() == [] and shop.outbox.note("behind_since") is None
 
 
+def test_what_failed_for_a_day_after_a_last_day_that_was_put_back_is_over(shop) -> None:
+    shop.run("list", "2011-10-31", says="blocked: orders is stale")
+    shop.run("orders", "2011-10-30", "2011-10-31", says="breaks")
+    shop.run("orders", "2011-10-30", says="breaks")
+    shop.look()
+    for last_day, standing in (("2011-11-01", 3), ("2011-10-31", 3), ("2011-10-30", 1)):
+        settings = parse_settings(f"{SETTINGS}last_day = {last_day}\n", "x")
+        watching.look_at_now(build_platform(settings, shop.platform.home), shop.instance, shop.outbox, NOW)
+        assert len(shop.standing()) == standing
+    assert shop.standing() == [("failed", "error", "orders", "2011-10-30")]
+
+
 def test_the_sensor_says_what_stands_and_goes_on_when_a_part_of_the_watch_is_broken(shop, monkeypatch) -> None:
     shop.run("orders", "2011-10-30", says="breaks")
     sensor = alerts_sensor(shop.platform, shop.assets)
