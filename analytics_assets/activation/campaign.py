@@ -9,14 +9,18 @@ The columns are those that two senders import as they are:
   500 MB. What stands in quotation marks is text; without them the id 0130 arrives as 88, read as an octal number. A blank cell
   leaves the old value in the profile: a template loops over `rec_count`, never over all columns, and a product that no order
   line names goes by its id. Imported text is not escaped, so product names carry no angle brackets.
+
+Text that begins with `=`, `+` or `-`, as an address may, goes out as it is: a mark before it, which keeps a spreadsheet from
+computing it, would be part of the address or id that is imported.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -27,6 +31,9 @@ from analytics_assets.retail.recommendations.names import without_markup
 from analytics_assets.settings import Activation, Customers
 
 KLAVIYO_BYTES = 50_000_000
+# A million rows as text at once took 0.5 GB.
+ROWS_WRITTEN_AT_ONCE = 10_000
+REFUSAL = 1
 BUY_AGAIN_SHARE = 4
 """One place in so many is for what the customer buys again; the others show what is new to them."""
 _UNSEEN = "\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
@@ -52,8 +59,8 @@ class Contacts:
     `standing`: customer_id, segment, value_band, place, customers (`standing.sql`). `traits`: customer_id, trait, value,
     said_second (`contact_traits.sql`). `shared`: the same of blocked identities, who are no customers: identity, trait, value,
     said_second (`shared_traits.sql`). Both with what was said before the first day (`early_traits.duckdb.sql`).
-    `identities`: customer_id, identity (`known_identities.duckdb.sql`). `picks`: customer_id,
-    place, product_id (`picks.sql`). `product_names`: product_id, product_name. `suppressed`: lower-case addresses and customer ids.
+    `identities`: customer_id, identity (`known_identities.duckdb.sql`). `picks`: customer_id, product_ids in their order
+    (`picks.sql`). `product_names`: product_id, product_name. `suppressed`: addresses and customer ids, as `alike` gives them.
     """
 
     standing: pl.DataFrame
@@ -93,9 +100,9 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Suppressed:
-    """What the suppression file names: addresses and customer ids that get nothing, in lower case, how many, and its SHA-256.
+    """What the suppression file names: addresses and customer ids that get nothing, how many, and its SHA-256.
 
-    An entry in quotation marks stands among the names with and without them: an id may have some of its own.
+    A name stands there in lower case and as `alike` gives it, one in quotation marks with and without them: an id may have some of its own.
     """
 
     names: frozenset[str]
@@ -137,7 +144,7 @@ def read_suppressed(file: Path | None) -> Suppressed:
             f"the suppression file {path} names nobody; put its entries back, or remove suppression_file under [activation] if "
             f"nobody is suppressed"
         )
-    names = frozenset(name for both in named for name in both)
+    names = frozenset(name for both in named for name in (*both, *map(alike, both)))
     return Suppressed(names, len({entry for entry, _ in named}), hashlib.sha256(content).hexdigest())
 
 
@@ -164,26 +171,30 @@ def make_campaign(contacts: Contacts, last: LastSend, activation: Activation, cu
     suppressed = names.filter(pl.col("name").is_in(list(contacts.suppressed)))
     closed = names.join(suppressed, on="customer_id", how="semi")["name"].unique()
     people = _people(contacts, closed, activation, customers)
-    chosen = people.drop_nulls("email").unique("email", keep="first", maintain_order=True)
-    rows = _with_products(chosen, contacts, activation.products_per_email)
+    chosen = people.drop_nulls("email").unique("alike", keep="first", maintain_order=True)
     reason = (
         pl.when("suppressed").then(pl.lit("suppressed"))
         .when(~pl.col("consents")).then(pl.lit("no consent"))
         .when(pl.col("rec_count") == 0).then(pl.lit("no products"))
         .when("held_out").then(pl.lit("holdout"))
     )  # fmt: skip
-    rows = rows.with_columns(reason=reason).sort("email")
-    columns = ["email", "external_id", "segment", "value_band", "rec_count", *_product_columns(activation.products_per_email)]
-    recipients = rows.filter(pl.col("reason").is_null()).select(columns)
-    unchanged = row_digests(recipients if last.day else recipients.clear()).join(
-        last.rows, on=["address_hash", "row_digest"], how="semi"
+    rows = (
+        chosen.join(contacts.picks, on="customer_id", how="left", maintain_order="left")
+        .with_columns(rec_count=pl.col("product_ids").list.len().fill_null(0).cast(pl.Int64))
+        .with_columns(reason=reason)
+        .sort("email")
     )
+    recipients = _with_products(rows.filter(pl.col("reason").is_null()), contacts, activation.products_per_email)
+    delta = recipients
+    if last.day:
+        unchanged = row_digests(recipients).join(last.rows, on=["address_hash", "row_digest"], how="semi")
+        delta = recipients.join(unchanged, on="email", how="anti", maintain_order="left")
     counts = dict(rows.drop_nulls("reason").group_by("reason").len().rows())
     no_address = people["email"].null_count()
     return Campaign(
         recipients=recipients,
-        holdout=rows.filter(reason="holdout").select(columns),
-        delta=recipients.join(unchanged, on="email", how="anti", maintain_order="left"),
+        holdout=_with_products(rows.filter(reason="holdout"), contacts, activation.products_per_email),
+        delta=delta,
         removed=_removed(contacts, customers, rows, last),
         left_out={
             "no address": no_address,
@@ -202,8 +213,8 @@ def _people(contacts: Contacts, closed: pl.Series, activation: Activation, custo
     # Of two answers within one second the refusal counts; of two addresses the first in the alphabet.
     agree = pl.col("value").is_in(list(activation.consent_means)).all()
     consent = _latest(contacts.traits, customers.consent, "customer_id").group_by("customer_id").agg(agrees=agree)
-    shared = _latest(contacts.shared, customers.consent, "identity").group_by(address=_folded("identity")).agg(agrees=agree)
-    refused = shared.filter(~pl.col("agrees"))["address"]
+    shared = _latest(contacts.shared, customers.consent, "identity").group_by("identity").agg(agrees=agree)
+    refused = _all_alike(shared.filter(~pl.col("agrees"))["identity"])
     told = (
         _latest(contacts.traits.filter(_folded("value").str.contains(ADDRESS)), customers.email, "customer_id")
         .group_by("customer_id")
@@ -219,9 +230,9 @@ def _people(contacts: Contacts, closed: pl.Series, activation: Activation, custo
     held_out = [is_held_out(who, activation.holdout_share) for who in contacts.standing["customer_id"]]
     agrees, refuses = pl.col("agrees").any(), (~pl.col("agrees")).any()
     # Somebody who never bought may share the address of somebody who did, and may have refused.
-    everybody = _everybody(contacts)
-    return (
-        everybody.join(
+    people = (
+        _everybody(contacts)
+        .join(
             contacts.standing.with_columns(held_out=pl.Series(held_out, dtype=pl.Boolean)),
             on="customer_id",
             how="left",
@@ -232,12 +243,15 @@ def _people(contacts: Contacts, closed: pl.Series, activation: Activation, custo
         .join(named, on="customer_id", how="left")
         .sort(pl.col("place") / pl.col("customers"), "customer_id")
         .with_columns(email=pl.coalesce("told", "named"))
+    )
+    return (
+        people.with_columns(alike=_all_alike(people["email"]))
         .with_columns(
-            suppressed=pl.col("email").is_in(closed.implode()),
-            held_out=pl.col("held_out").any().over("email"),
-            consents=((agrees if activation.consent_required else pl.lit(True)) & ~refuses).over("email"),
+            suppressed=pl.col("alike").is_in(closed.implode()),
+            held_out=pl.col("held_out").any().over("alike"),
+            consents=((agrees if activation.consent_required else pl.lit(True)) & ~refuses).over("alike"),
         )
-        .with_columns(consents=pl.col("consents") & ~pl.col("email").is_in(refused.implode()))
+        .with_columns(consents=pl.col("consents") & ~pl.col("alike").is_in(refused.implode()))
         .filter(pl.col("place").is_not_null())
     )
 
@@ -248,24 +262,59 @@ def _everybody(contacts: Contacts) -> pl.DataFrame:
 
 
 def _names(contacts: Contacts, customers: Customers) -> pl.DataFrame:
-    """Every name of everybody (customer_id, name): ids, identities, and the addresses that they ever told."""
+    """Every name of everybody (customer_id, name), as `alike` gives it: ids, identities, and the addresses that they ever told."""
     told = contacts.traits.filter(pl.col("trait").is_in(list(customers.email)))
-    return pl.concat(
+    names = pl.concat(
         [
-            _everybody(contacts).select("customer_id", name=_folded("customer_id")),
-            contacts.identities.select("customer_id", name=_folded("identity")),
-            told.select("customer_id", name=_folded("value")),
+            _everybody(contacts).select("customer_id", name="customer_id"),
+            contacts.identities.select("customer_id", name="identity"),
+            told.select("customer_id", name="value"),
         ]
     )
+    return names.with_columns(_all_alike(names["name"]))
 
 
 def _folded(column: str) -> pl.Expr:
-    """Names as they are compared: letter case, spaces around them, and how an accent is written, aside."""
+    """Addresses as they are written to: letter case, spaces around them, and how an accent is written, aside."""
     return pl.col(column).str.normalize("NFC").str.strip_chars().str.to_lowercase()
 
 
 def _folded_text(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip().lower()
+
+
+def alike(name: str) -> str:
+    """What is equal for all spellings of a name, to compare and never to write to.
+
+    Letter case (also ß and ss, σ and ς), wide and joined letters, how an accent is written, spaces around, and whether a domain is
+    written in its own letters or as xn--....
+    """
+    lower = name.strip().lower()
+    if lower.isascii() and "xn--" not in lower:
+        return lower
+    start, at, domain = _without_case(name).rpartition("@")
+    if at:
+        domain = ".".join(_in_letters(label) if label.startswith("xn--") else label for label in domain.split("."))
+    return start + at + domain
+
+
+def _without_case(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def _in_letters(label: str) -> str:
+    """A label of a domain in its own letters (RFC 3492), if it stands for any."""
+    try:
+        return _without_case(label.removeprefix("xn--").encode("ascii").decode("punycode"))
+    except UnicodeError:
+        return label
+
+
+def _all_alike(names: pl.Series) -> pl.Series:
+    """Each name as `alike` gives it."""
+    is_odd = names.str.contains(r"[^\x20-\x7E]|(?i:xn--)")
+    odd = names.filter(is_odd).unique()
+    return names.str.strip_chars().str.to_lowercase().zip_with(~is_odd, names.replace(odd, [alike(name) for name in odd]))
 
 
 def _latest(traits: pl.DataFrame, names: Sequence[str], who: str) -> pl.DataFrame:
@@ -278,31 +327,18 @@ def _usable(identities: pl.DataFrame) -> pl.DataFrame:
     return identities.with_columns(address=_folded("identity")).filter(pl.col("address").str.contains(ADDRESS))
 
 
-_PRODUCT_COLUMNS = (("product_id", "id"), ("name", "name"))
-
-
-def _product_columns(count: int) -> list[str]:
-    return [f"rec_{place}_{what}" for place in range(1, count + 1) for _, what in _PRODUCT_COLUMNS]
-
-
 def _with_products(rows: pl.DataFrame, contacts: Contacts, count: int) -> pl.DataFrame:
-    """The rows with `rec_count` and the columns of each place; blank where there are fewer products."""
+    """The rows as they are sent, with id and name of the product of each place; blank where there are fewer products."""
     names = contacts.product_names.select("product_id", name=without_markup("product_name"))
-    wide = (
-        contacts.picks.join(rows.select("customer_id"), on="customer_id", how="semi")
-        .join(names, on="product_id", how="left", maintain_order="left")
-        .with_columns(name=pl.coalesce("name", "product_id"))
-        .pivot("place", on_columns=range(1, count + 1), index="customer_id", values=["product_id", "name"], maintain_order=True)
-        .rename(
-            {f"{column}_{place}": f"rec_{place}_{what}" for place in range(1, count + 1) for column, what in _PRODUCT_COLUMNS}
+    picked = rows["product_ids"]
+    rows = rows.rename({"customer_id": "external_id"}).select("email", "external_id", "segment", "value_band", "rec_count")
+    for place in range(1, count + 1):
+        ids = picked.list.get(place - 1, null_on_oob=True).cast(pl.String).alias("product_id").to_frame()
+        named = ids.join(names, on="product_id", how="left", maintain_order="left").select(
+            pl.col("product_id").alias(f"rec_{place}_id"), pl.coalesce("name", "product_id").alias(f"rec_{place}_name")
         )
-    )
-    counted = wide.with_columns(rec_count=pl.sum_horizontal(pl.col("^rec_.*_id$").is_not_null().cast(pl.Int64)))
-    return (
-        rows.join(counted, on="customer_id", how="left")
-        .rename({"customer_id": "external_id"})
-        .with_columns(pl.col("rec_count").fill_null(0))
-    )
+        rows = rows.hstack(named)
+    return rows
 
 
 def address_hash(address: str) -> str:
@@ -312,15 +348,17 @@ def address_hash(address: str) -> str:
 
 def row_digests(rows: pl.DataFrame) -> pl.DataFrame:
     """email, address_hash and row_digest (SHA-256 over names and values of all columns) of each row."""
-    digests = rows.select(row=pl.struct(pl.all()).struct.json_encode())["row"] if rows.height else pl.Series([], dtype=pl.String)
-    return pl.DataFrame(
-        {
-            "email": rows["email"],
-            "address_hash": [address_hash(address) for address in rows["email"]],
-            "row_digest": [hashlib.sha256(text.encode()).hexdigest() for text in digests],
-        },
-        schema={"email": pl.String, "address_hash": pl.String, "row_digest": pl.String},
-    )
+    schema = {"email": pl.String, "address_hash": pl.String, "row_digest": pl.String}
+    digests = [pl.DataFrame(schema=schema)]
+    for some in rows.iter_slices(ROWS_WRITTEN_AT_ONCE):
+        texts = some.select(pl.struct(pl.all()).struct.json_encode()).to_series()
+        columns = (
+            some["email"],
+            [address_hash(address) for address in some["email"]],
+            [hashlib.sha256(text.encode()).hexdigest() for text in texts],
+        )
+        digests.append(pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema))
+    return pl.concat(digests)
 
 
 def _removed(contacts: Contacts, customers: Customers, rows: pl.DataFrame, last: LastSend) -> pl.DataFrame:
@@ -346,62 +384,86 @@ def _removed(contacts: Contacts, customers: Customers, rows: pl.DataFrame, last:
 
 def broken_promises(recipients: pl.DataFrame, contacts: Contacts, activation: Activation, customers: Customers) -> list[str]:
     """What a finished list must never be, looked up row by row and not by the way in which it was made; no text names anybody."""
-    by_name: dict[str, list[str]] = {}
+    answers = _last_answers(contacts.traits.select("customer_id", "trait", "value", "said_second"), activation, customers)
+    shared = _last_answers(contacts.shared.select("identity", "trait", "value", "said_second"), activation, customers)
+    refusing = {who for who, answer in answers.items() if answer & REFUSAL}
+    refused = {alike(identity) for identity, answer in shared.items() if answer & REFUSAL}
+
+    def names() -> Iterator[tuple[str, str, int | None]]:
+        """Who, a name of theirs, and when it was told as an address."""
+        for who in recipients["external_id"]:
+            yield who, who, None
+        for who, identity in contacts.identities.select("customer_id", "identity").iter_rows():
+            yield who, identity, None
+        for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
+            if trait in customers.email:
+                yield who, value, second
+
+    rows = recipients.select("email", "external_id")
+    suppressed = {who for who, name, _ in names() if alike(name) in contacts.suppressed or alike(who) in contacts.suppressed}
+    closed = set(contacts.suppressed)
+    silent = {alike(address) for address, who in rows.iter_rows() if who not in answers}
+    told: dict[str, tuple[float, str]] = {}
     named: dict[str, tuple[bool, str]] = {}
-    for who, identity in contacts.identities.select("customer_id", "identity").iter_rows():
-        name = _folded_text(identity)
-        by_name.setdefault(name, []).append(who)
-        if re.match(ADDRESS, name):
-            named[who] = min(named.get(who, (True, name)), (name != _folded_text(who), name))
-    told: dict[str, tuple[int, str]] = {}
-    for who, trait, value, second in contacts.traits.select("customer_id", "trait", "value", "said_second").iter_rows():
-        if trait in customers.email:
-            address = _folded_text(value)
-            by_name.setdefault(address, []).append(who)
-            if re.match(ADDRESS, address):
-                newest, smallest = told.get(who, (-1, address))
-                told[who] = (
-                    (second, address) if second > newest else (newest, min(smallest, address) if second == newest else smallest)
-                )
-
-    def agreeing(said: pl.DataFrame) -> dict[str, tuple[int, bool]]:
-        answers: dict[str, tuple[int, bool]] = {}
-        for who, trait, value, second in said.iter_rows():
-            if trait in customers.consent:
-                agrees = _folded_text(value) in activation.consent_means
-                before = answers.get(who, (-1, True))
-                if second > before[0] or (second == before[0] and not agrees):
-                    answers[who] = (second, agrees)
-        return answers
-
-    answers = agreeing(contacts.traits.select("customer_id", "trait", "value", "said_second"))
-    shared = agreeing(contacts.shared.select("identity", "trait", "value", "said_second"))
-    rows = recipients.select("email", "external_id").rows()
-    addresses = recipients["email"].to_list()
-    refusing = {who for who, (_, agrees) in answers.items() if not agrees}
-    refused = {told[who][1] if who in told else named[who][1] for who in refusing if who in told or who in named}
-    refused |= {_folded_text(identity) for identity, (_, agrees) in shared.items() if not agrees}
-    suppressed = {who for name in contacts.suppressed for who in by_name.get(name, ())}
-    suppressed |= {who for who in {*told, *named, *recipients["external_id"]} if _folded_text(who) in contacts.suppressed}
-    closed = {name for name, people in by_name.items() if not suppressed.isdisjoint(people)} | contacts.suppressed
-    silent = [address for address, who in rows if not any(other in answers for other in (*by_name.get(address, ()), who))]
-    held = [who for who in recipients["external_id"] if is_held_out(who, activation.holdout_share)]
+    for who, name, second in names():
+        if who in suppressed:
+            closed.add(alike(name))
+        if silent and who in answers:
+            silent.discard(alike(name))
+        if who in refusing and re.match(ADDRESS, address := _folded_text(name)):
+            if second is None:
+                named[who] = min(named.get(who, (True, address)), (address != _folded_text(who), address))
+            else:
+                told[who] = min(told.get(who, (math.inf, address)), (-second, address))
+    refused |= {alike(told[who][1] if who in told else named[who][1]) for who in refusing if who in told or who in named}
     found = {
-        "addresses stand there twice": len(addresses) - len({address.lower() for address in addresses}),
+        "addresses stand there twice": recipients.height - _all_alike(recipients["email"]).n_unique(),
         "customers stand there twice": recipients.height - recipients["external_id"].n_unique(),
-        "are no addresses": sum(address.count("@") != 1 or " " in address for address in addresses),
-        "are suppressed": sum(address in closed or who in suppressed for address, who in rows),
-        "refused": sum(address in refused or who in refusing for address, who in rows),
-        "never consented": len(silent) if activation.consent_required else 0,
-        "belong to the holdout": len(held),
+        "are no addresses": sum(address.count("@") != 1 or " " in address for address in recipients["email"]),
+        "are suppressed": sum(alike(address) in closed or who in suppressed for address, who in rows.iter_rows()),
+        "refused": sum(alike(address) in refused or who in refusing for address, who in rows.iter_rows()),
+        "never consented": sum(who not in answers and alike(address) in silent for address, who in rows.iter_rows())
+        if activation.consent_required
+        else 0,
+        "belong to the holdout": sum(is_held_out(who, activation.holdout_share) for who in recipients["external_id"]),
     }
     return [f"{count} {what}" for what, count in found.items() if count]
 
 
-def csv_parts(rows: pl.DataFrame, limit: int = KLAVIYO_BYTES) -> Sequence[tuple[pl.DataFrame, bytes]]:
+def _last_answers(said: pl.DataFrame, activation: Activation, customers: Customers) -> dict[str, int]:
+    """The latest answer of each who: twice its second, and one more for a refusal, which counts where a second saw both."""
+    answers: dict[str, int] = {}
+    for who, trait, value, second in said.iter_rows():
+        if trait in customers.consent:
+            answer = 2 * second + (_folded_text(value) not in activation.consent_means and REFUSAL)
+            answers[who] = max(answers.get(who, answer), answer)
+    return answers
+
+
+def csv_parts(rows: pl.DataFrame, limit: int = KLAVIYO_BYTES) -> Iterator[tuple[pl.DataFrame, bytes]]:
     """The rows as UTF-8 CSV with a header, text in quotation marks, in as many parts as it takes to stay within `limit` bytes each."""
-    text = rows.write_csv(line_terminator="\n", quote_style="non_numeric").encode()
-    if len(text) <= limit or rows.height < 2:
-        return [(rows, text)]
+    header = _csv(rows.clear(), header=True)
+    start, end, part = 0, 0, [header]
+    for some in rows.iter_slices(ROWS_WRITTEN_AT_ONCE):
+        for height, text in _pieces(some, limit - len(header)):
+            if end > start and sum(map(len, part)) + len(text) > limit:
+                yield rows[start:end], b"".join(part)
+                start, part = end, [header]
+            part.append(text)
+            end += height
+    yield rows[start:end], b"".join(part)
+
+
+def _pieces(rows: pl.DataFrame, room: int) -> Iterator[tuple[int, bytes]]:
+    """Number of rows and text of pieces that fit, or are one row."""
+    text = _csv(rows, header=False)
+    if len(text) <= room or rows.height < 2:
+        yield rows.height, text
+        return
     middle = rows.height // 2
-    return [*csv_parts(rows[:middle], limit), *csv_parts(rows[middle:], limit)]
+    yield from _pieces(rows[:middle], room)
+    yield from _pieces(rows[middle:], room)
+
+
+def _csv(rows: pl.DataFrame, header: bool) -> bytes:
+    return rows.write_csv(include_header=header, line_terminator="\n", quote_style="non_numeric").encode()

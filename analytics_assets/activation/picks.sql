@@ -1,4 +1,4 @@
--- One row per customer and place in the e-mail: of the first $buy_again_first of buy_again those that the customer really bought
+-- One row per customer of a block of ids and place in the e-mail: of the first $buy_again_first of buy_again those that the customer really bought
 -- before, then discover, then what is left of buy_again, each product once.
 WITH offered AS (
     SELECT
@@ -8,7 +8,11 @@ WITH offered AS (
         rank,
         CASE WHEN list = 'discover' THEN 1 WHEN rank <= $buy_again_first AND basis = 'history' THEN 0 ELSE 2 END AS turn
     FROM recommendations
-    WHERE as_of_date = $as_of AND rank <= $products
+    WHERE
+        as_of_date = $as_of
+        AND rank <= $products
+        AND customer_id >= $first_id
+        AND (customer_id < $next_first_id OR $next_first_id IS NULL)
 ),
 once AS (
     SELECT

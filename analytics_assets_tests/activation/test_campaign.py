@@ -7,16 +7,20 @@ import hashlib
 from datetime import date
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import strategies as st
 
 from analytics_assets.activation.campaign import (
     Contacts,
     LastSend,
     Suppressed,
     SuppressionError,
+    _all_alike,
     address_hash,
+    alike,
     broken_promises,
     csv_parts,
     is_held_out,
@@ -63,7 +67,10 @@ def contacts(
             picks if picks is not None else [(who, 1, "p1") for who, _ in people],
             schema={"customer_id": pl.String, "place": pl.Int64, "product_id": pl.String},
             orient="row",
-        ),
+        )
+        .sort("customer_id", "place")
+        .group_by("customer_id", maintain_order=True)
+        .agg(product_ids="product_id"),
         pl.DataFrame(PRODUCTS, schema={"product_id": pl.String, "product_name": pl.String}, orient="row"),
         suppressed,
     )
@@ -389,6 +396,59 @@ def test_an_accent_is_the_same_however_it_is_written(tmp_path: Path, composed: b
     assert broken_promises(careless, knowing, PLAIN, NAMES) == ["1 are suppressed"]
 
 
+SPELLINGS = [
+    ("straße@x.test", "STRASSE@x.test"),
+    ("οδός@x.test", "ΟΔΌΣ@X.test"),
+    ("οδός@x.test", "οδόσ@x.test"),
+    ("ann@bücher.test", "Ann@XN--bcher-KVA.test"),
+    ("ann@shop.bücher.test", "ann@shop.xn--bcher-kva.test"),
+    ("ann@faß.test", "ann@xn--fa-hia.test"),
+    ("ann@x.test", "ａnn@x.test"),
+    ("oﬃce@x.test", "office@x.test"),
+]
+
+
+@pytest.mark.parametrize(("told", "written"), [pair for both in SPELLINGS for pair in (both, both[::-1])])
+def test_an_address_is_suppressed_refused_and_written_to_once_in_any_spelling(tmp_path: Path, told: str, written: str) -> None:
+    people = [("u5", "email", told, 1), *yes("u5", "u6")]
+    known = contacts([("u5", 1), ("u6", 2)], people)
+    careless = make_campaign(known, NOBODY, PLAIN, NAMES).recipients
+    assert careless["email"].to_list() == [told.lower()], "it is written to as it was told"
+    file = tmp_path / "list.txt"
+    file.write_text(written, encoding="utf-8")
+    knowing = dataclasses.replace(known, suppressed=read_suppressed(file).names)
+    assert addresses(knowing) == []
+    assert make_campaign(knowing, NOBODY, PLAIN, NAMES).suppressions_matched == 1
+    assert broken_promises(careless, knowing, PLAIN, NAMES) == ["1 are suppressed"]
+    sharing = [*people, ("u6", "email", written, 1)]
+    assert addresses(contacts([("u5", 1), ("u6", 2)], sharing)) == [told.lower()]
+    twice = pl.concat([careless, careless.with_columns(email=pl.lit(written.lower()), external_id=pl.lit("u6"))])
+    assert broken_promises(twice, contacts([("u5", 1)], sharing), PLAIN, NAMES) == ["1 addresses stand there twice"]
+    refusing = contacts([("u5", 1)], [*sharing, ("u6", "newsletter", "no", 9)])
+    assert addresses(refusing) == []
+    assert broken_promises(careless, refusing, PLAIN, NAMES) == ["1 refused"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ann@x.test", "anne@x.test"),
+        ("josé@x.test", "jose@x.test"),
+        ("ann@bücher.test", "ann@bucher.test"),
+        ("ann@xn--x.test", "ann@x.test"),
+        ("xn--bcher-kva@x.test", "bücher@x.test"),
+    ],
+)
+def test_addresses_that_are_not_alike_stay_two(one: str, other: str) -> None:
+    assert alike(one) != alike(other)
+
+
+@hypothesis.given(st.lists(st.one_of(st.none(), st.text(), st.sampled_from([name for both in SPELLINGS for name in both]))))
+def test_names_are_alike_one_by_one_as_all_at_once(names: list[str | None]) -> None:
+    together = _all_alike(pl.Series(names, dtype=pl.String)).to_list()
+    assert together == [name if name is None else alike(name) for name in names]
+
+
 @pytest.mark.parametrize("name", ["u5", "ann@new.test", "ann@old.test"])
 def test_every_address_that_a_suppressed_customer_ever_told_is_closed_whoever_tells_it_later(name: str) -> None:
     told = [("u5", "email", "ann@old.test", 5), ("u5", "email", "ann@new.test", 9), ("u9", "email", " Ann@old.test", 20)]
@@ -513,7 +573,7 @@ def test_an_unreadable_suppression_file_is_an_error(tmp_path: Path) -> None:
 
 def test_a_long_csv_goes_on_in_further_parts_with_their_own_header() -> None:
     rows = pl.DataFrame({"email": [f"a{n}@x.test" for n in range(1000)]})
-    parts = csv_parts(rows, limit=3000)
+    parts = list(csv_parts(rows, limit=3000))
     assert len(parts) > 4 and all(len(text) <= 3000 and text.startswith(b'"email"\n') for _, text in parts)
     assert [line for _, text in parts for line in text.decode().replace('"', "").splitlines()[1:]] == rows["email"].to_list()
     assert pl.concat([part for part, _ in parts]).equals(rows)

@@ -24,7 +24,8 @@ def query(file: str, tables: dict[str, list[dict[str, Any]]], **parameters: Any)
     with engine() as connection:
         for name, rows in tables.items():
             connection.register(name, pa.Table.from_pylist(rows))
-        return run(connection, FOLDER / file, {"as_of": DAY, **parameters}).fetchall()
+        everybody = {"first_id": "", "next_first_id": None}
+        return run(connection, FOLDER / file, {"as_of": DAY, **everybody, **parameters}).fetchall()
 
 
 def values(customers: dict[tuple[str, str], tuple[int, int]], day: date = DAY) -> list[dict[str, Any]]:

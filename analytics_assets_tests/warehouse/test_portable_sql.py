@@ -49,6 +49,8 @@ PARAMETERS: dict[str, Any] = {
     "minimum_baskets": 1,
     "related_products": 3,
     "buy_again_first": 1,
+    "first_id": "",
+    "next_first_id": "~",
     "products": 4,
     "block_rows": 3,
     "days_back": 2,
