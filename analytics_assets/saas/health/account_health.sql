@@ -33,10 +33,11 @@ silent AS (
 current_scores AS (
     SELECT
         r.account_id, r.block, r.score, r.coverage, r.active_users_share, r.events_share, r.features_share, r.recency_share,
-        r.seats_share, r.active_users_weight, r.events_weight, r.features_weight, r.recency_weight, r.seats_weight, r.reasons,
+        r.seats_share, r.active_users_weight, r.events_weight, r.features_weight, r.recency_weight, r.seats_weight, w.reasons,
         k.first_seen_date, 0 AS is_silent
-    FROM health_reasons AS r
+    FROM health_scores AS r
     INNER JOIN health_hours AS h ON r.block = h.block
+    LEFT JOIN health_reasons AS w ON r.account_id = w.account_id AND r.block = w.block
     LEFT JOIN told_evenings AS t ON r.block = t.block
     LEFT JOIN known AS k ON r.block = k.block AND r.account_id = k.account_id
     WHERE k.ended_on IS NULL AND (k.account_id IS NOT NULL OR t.block IS NULL OR r.idle_hours <= h.hour_of_day)
