@@ -136,7 +136,7 @@ PARTS: dict[str, Callable[[Path], Iterator[Comparison | str]]] = {
     "backfill": lambda folder: _backfill(GROWING_SHOP, BACKFILLED_DAYS, folder),
     "growth": lambda folder: suite.growth(GROWING_SHOP, NIGHT, 3, folder),
     "usage": lambda folder: chain(usage.measure(REPETITIONS, folder), _software_hour(folder)),
-    "health": lambda folder: health.measure(REPETITIONS, folder, accounts=5_000),
+    "health": lambda folder: chain(health.measure(REPETITIONS, folder, accounts=5_000), health.ranking(folder)),
     "models": lambda _: _standings(),
     "window": lambda _: window.measure(),
     "million": _million,

@@ -1,4 +1,4 @@
-"""Account health of many accounts: an hour, an hour after three years beside one after a hundred days, and a month of hours in one run."""
+"""Account health of many accounts (an hour, the same after three years, a month of hours in one run), and how well it ranks them."""
 
 import logging
 import multiprocessing
@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,9 +19,12 @@ from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.work import Platform, Work
 from analytics_assets_tests.benchmarks.comparison import Comparison, gigabytes_held, seconds_of, taking_turns
+from analytics_assets_tests.saas.health.test_planted_health import RANKED_DAYS, correlations, scored
 
 LAST_DAY = date(2026, 3, 31)
 FEW_DAYS, THREE_YEARS = 100, 1_096
+FRESH_SEED = 9401
+"""The first of the seeds that nothing was chosen on."""
 
 # Every account in every hour of a week: more rows than any company has, and the same on every machine.
 A_WEEK = """
@@ -41,6 +45,24 @@ def measure(repetitions: int, folder: Path, accounts: int) -> Iterator[Compariso
     seconds = taking_turns(lambda _: seconds_of(lambda: _hour(long)), lambda _: seconds_of(lambda: _hour(short)), repetitions)
     what = f"account_health, one hour, {accounts:,} accounts"
     yield Comparison(what, f"{THREE_YEARS} days of usage", f"{FEW_DAYS} days of usage", *seconds, 1.1)
+
+
+def ranking(folder: Path, companies: int = 20) -> Iterator[str]:
+    """How well scores rank accounts by their true health, beside the best raw figure of each company and day, over companies of unseen seeds."""
+    found = []
+    for seed in range(FRESH_SEED, FRESH_SEED + companies):
+        company = scored(seed, folder / f"ranked {seed}")
+        found.append([correlations(company, day) for day in RANKED_DAYS])
+    scores = np.array([[ranks["score"] for ranks in days] for days in found])
+    best = np.array([[max(value for name, value in ranks.items() if name != "score") for ranks in days] for days in found])
+    ahead = scores - best
+    of_company = ahead.mean(axis=1)
+    yield (
+        f"Health, Spearman with the true health, {companies} companies x {len(RANKED_DAYS)} days: mean {scores.mean():.3f} "
+        f"({scores.min():.3f} to {scores.max():.3f}); less the best raw figure of the day: mean {ahead.mean():+.3f} "
+        f"({ahead.min():+.3f} to {ahead.max():+.3f}), ahead on {(ahead > 0).sum()} of {ahead.size} days and, over its days, in "
+        f"{(of_company > 0).sum()} of {companies} companies"
+    )
 
 
 def alone(folder: Path, accounts: int, hours: int) -> tuple[float, float]:

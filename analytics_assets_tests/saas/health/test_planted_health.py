@@ -6,6 +6,7 @@ The design (a third own, two thirds peers, allowances) and the alarm's threshold
 import logging
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -25,6 +26,7 @@ from analytics_assets.warehouse.work import Platform, Work
 SEEDS = (901, 902, 903)
 FIRST_SCORED = 84
 """Day from which scores have six weeks to look at and a trend."""
+RANKED_DAYS = (110, 150, 190)
 ALARM = -Health().falling
 """A score that lost so many points in 28 days is on the list of falling accounts."""
 ENOUGH_DAYS = 14
@@ -42,15 +44,20 @@ class Scored:
 
 @pytest.fixture(scope="module", params=SEEDS)
 def company(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scored:
-    """A company of 600 accounts over seven months."""
-    planted = SoftwareCompany(first_day=date(2026, 1, 5), last_day=date(2026, 7, 31), accounts=600, seed=request.param)
+    """A company that every test looks at."""
+    return scored(request.param, tmp_path_factory.mktemp("planted"))
+
+
+def scored(seed: int, home: Path) -> Scored:
+    """A company of 600 accounts over seven months, scored in an empty home."""
+    planted = SoftwareCompany(first_day=date(2026, 1, 5), last_day=date(2026, 7, 31), accounts=600, seed=seed)
     history = simulate(planted)
     text = f"""[business]
         time_zone = "{planted.time_zone}"
         currency = "{planted.currency}"
         first_day = {planted.first_day}
         last_day = {planted.last_day}"""
-    platform = Platform(parse_settings(text, "the simulated company"), Home(tmp_path_factory.mktemp("planted")))
+    platform = Platform(parse_settings(text, "the simulated company"), Home(home))
     write(platform, history)
     clock = platform.clock
     end = clock.begins(planted.last_day + timedelta(days=1))
@@ -96,7 +103,7 @@ def as_declared(table: Table, frame: pl.DataFrame):
     return frame.with_columns(missing).select(table.column_names).to_arrow().cast(table.arrow_schema())
 
 
-@pytest.mark.parametrize("day", [110, 150, 190])
+@pytest.mark.parametrize("day", RANKED_DAYS)
 def test_no_raw_count_ranks_paying_accounts_by_their_true_health_as_well(company: Scored, day: int) -> None:
     """Spearman about 0.6, on every company and day above counts and above events of a seat; user-hours of a seat: the next test."""
     ranks = correlations(company, day)
@@ -106,7 +113,7 @@ def test_no_raw_count_ranks_paying_accounts_by_their_true_health_as_well(company
 
 def test_the_score_ranks_as_well_as_user_hours_of_a_seat(company: Scored) -> None:
     """The best single figure there is, on the mean of three days: sampling alone moves one day's difference by 0.02."""
-    found = [correlations(company, day) for day in (110, 150, 190)]
+    found = [correlations(company, day) for day in RANKED_DAYS]
     assert sum(ranks["score"] - ranks["user_hours_of_a_seat"] for ranks in found) >= 0
 
 
