@@ -2,9 +2,8 @@
 
 A refit is a function of a training set: rows of cut-offs whose windows have ended. It is tested at cut-offs a whole horizon
 apart, newest first, each time fitted on the cut-offs whose windows had ended by the one that is tested. So no label is seen
-twice: windows that reach into the tested one invent .026 to .057 of AUC. The earlier tests choose the candidate and its calibration;
-the newest one, which chose nothing, is the one that the gate looks at. Where there is one test only, it must do both, and the
-refit says so.
+twice: windows that reach into the tested one invent .026 to .057 of AUC. The earlier tests choose the candidate; the
+newest one, which chose nothing, is the one that the gate looks at. Where there is one test only, it must do both, and the refit says so.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ import polars as pl
 
 from analytics_assets.saas.churn.features import Driver, Kind, input_names, inputs_of, measured, segment_of, signs_of
 from analytics_assets.saas.churn.models import (
-    AS_IT_IS,
     CANDIDATES,
     PLACES,
     Floats,
     Model,
     Pair,
-    Sigmoid,
     deciles,
     fit,
     fit_sigmoid,
@@ -249,10 +246,9 @@ def refit(rows: pl.DataFrame, kind: Kind, anchor: date, horizon_days: int, drive
             max(ended) + timedelta(days=horizon_days),
         )
     candidate = winner(tests)
-    sigmoid, tests = calibrated(tests, candidate)
     pair = fit(inputs, churned, signs_of(drivers), overlap(cut_offs, horizon_days))
-    columns = (*measured(drivers, rows).T, np.round(sigmoid(pair.predict(candidate, inputs)), PLACES))
-    model = _model(pair, candidate, sigmoid, columns, churned, of_cut_off, drivers, digest_of(rows, inputs))
+    columns = (*measured(drivers, rows).T, np.round(pair.predict(candidate, inputs), PLACES))
+    model = _model(pair, candidate, columns, churned, of_cut_off, drivers, digest_of(rows, inputs))
     found = Refit(
         kind, anchor, model, rows.height, len(cut_offs), max(cut_offs) + timedelta(days=horizon_days), tuple(tests), False, ""
     )
@@ -297,34 +293,9 @@ def winner(tests: Sequence[Test]) -> str:
     return min(CANDIDATES, key=lambda name: sum(test.metrics[EVERYBODY].brier for test in judged if test.candidate == name))
 
 
-def calibrated(tests: Sequence[Test], candidate: str) -> tuple[Sigmoid, list[Test]]:
-    """A sigmoid for what a candidate says, where it helps, and the tests with the candidate's newest one under it.
-
-    It helps where, fitted on the earliest test, it lowers the Brier score of the one in the middle; then it is fitted on both for the
-    newest test, and on all three for what serves.
-    """
-    mine = sorted((test for test in tests if test.candidate == candidate), key=lambda test: test.cut_off)
-    if len(mine) < FOLDS:
-        return AS_IT_IS, list(tests)
-    earliest, middle, newest = mine
-    by_earliest = fit_sigmoid(earliest.said, earliest.churned)(middle.said)
-    if np.mean((by_earliest - middle.churned) ** 2) >= np.mean((middle.said - middle.churned) ** 2):
-        return AS_IT_IS, list(tests)
-    before = fit_sigmoid(np.concatenate([earliest.said, middle.said]), np.concatenate([earliest.churned, middle.churned]))
-    said = np.round(before(newest.said), PLACES)
-    base_rate_brier = newest.metrics[EVERYBODY].brier_of_base_rate
-    metrics = metrics_of(said, newest.churned, 0.0).__dict__ | {"brier_of_base_rate": base_rate_brier}
-    under = Test(
-        candidate, newest.cut_off, newest.trained_until, newest.metrics | {EVERYBODY: Metrics(**metrics)}, said, newest.churned
-    )
-    everything = (np.concatenate([test.said for test in mine]), np.concatenate([test.churned for test in mine]))
-    return fit_sigmoid(*everything), [under if test is newest else test for test in tests]
-
-
 def _model(
     pair: Pair,
     candidate: str,
-    sigmoid: Sigmoid,
     columns: tuple[Floats, ...],
     churned: Floats,
     of_cut_off: np.ndarray,
@@ -337,7 +308,7 @@ def _model(
         for values, (edges, shares) in zip(columns, bins, strict=True)
     ]
     return Model(
-        candidate, pair, sigmoid, tuple(input_names(drivers)), float(np.mean(churned)), digest,
+        candidate, pair, tuple(input_names(drivers)), float(np.mean(churned)), digest,
         tuple(edges for edges, _ in bins), tuple(shares for _, shares in bins), tuple(unrest),
     )  # fmt: skip
 

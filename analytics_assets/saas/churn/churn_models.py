@@ -28,12 +28,13 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
     """The model of the day: refitted on the day's training set, tested where the future is known, and let serve only if it deserves it.
 
     Candidates are a logistic regression on logarithms, conservative boosted trees, and the mean of both. They are tested at up to three
-    cut-offs a whole horizon apart, each time fitted on windows that had ended by then; the earlier tests choose the candidate and whether
-    a sigmoid calibrates it, the newest is the one that the gate reads. A refit passes when it is calibrated there (mean distance over
+    cut-offs a whole horizon apart, each time fitted on windows that had ended by then; the earlier tests choose the candidate,
+    the newest is the one that the gate reads. A refit passes when it is calibrated there (mean distance over
     ten groups at most five points beyond chance, two where a sigmoid is better by more than chance), better than the base rate, and no
     worse than the last refit that passed (AUC within .01, Brier score within 2 %). Otherwise the last refit that passed serves: the
     newest of the starts of three months whose labels had all ended before the tested window, made again from data. Where the day's training
-    set teaches nothing (fewer than 20 left, or stayed), it is looked for in all months before, and a check warns. While no refit could be tested yet, the newest serves untested: `accepted` is false, and a check warns. `reason` says it in words.
+    set teaches nothing (fewer than 20 left, or stayed), it is looked for in all months before, and a check warns. While no refit could be
+    tested yet, the newest serves untested: `accepted` is false, and a check warns. `reason` says it in words.
 
     `churn_backtests` has every test by segment, `churn_outcomes` what became of each band. The model that serves lies in `models/`.
 
@@ -147,7 +148,6 @@ def _card(work: Work, refit: Refit) -> dict[str, Any]:
         "model_id": model.model_id,
         "kind": refit.kind,
         "algorithm": model.candidate,
-        "calibration": {"intercept": model.sigmoid.intercept, "slope": model.sigmoid.slope},
         "inputs": list(model.inputs),
         "training_rows": refit.rows,
         "training_digest": model.training_digest,

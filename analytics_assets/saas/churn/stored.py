@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from analytics_assets.saas.churn.models import Model, Pair, Sigmoid
+from analytics_assets.saas.churn.models import Model, Pair
 
 # What skops does not trust by itself of the two scikit-learn models. Never take this list from the file that is to be read.
 TRUSTED = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
@@ -84,7 +84,6 @@ def _parts(model: Model) -> dict[str, Any]:
         "candidate": model.candidate,
         "logistic": model.pair.logistic,
         "boosted": model.pair.boosted,
-        "sigmoid": [model.sigmoid.intercept, model.sigmoid.slope],
         "inputs": list(model.inputs),
         "base_rate": model.base_rate,
         "training_digest": model.training_digest,
@@ -98,7 +97,6 @@ def _model(parts: Mapping[str, Any]) -> Model:
     return Model(
         candidate=parts["candidate"],
         pair=Pair(parts["logistic"], parts["boosted"]),
-        sigmoid=Sigmoid(*parts["sigmoid"]),
         inputs=tuple(parts["inputs"]),
         base_rate=parts["base_rate"],
         training_digest=parts["training_digest"],

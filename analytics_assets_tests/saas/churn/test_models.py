@@ -187,7 +187,7 @@ def test_contributions_of_the_logistic_model_are_its_coefficients_times_the_dist
     model = replace(refit(rows, "customer", DAY, 30, DRIVERS).model, pair=pair, candidate=LOGISTIC)
     scaler, regression = model.pair.logistic.named_steps["standardscaler"], model.pair.logistic.named_steps["logisticregression"]
     usual = np.median(inputs, axis=0)
-    by_hand = regression.coef_[0] / scaler.scale_ * (inputs - usual) * model.sigmoid.slope
+    by_hand = regression.coef_[0] / scaler.scale_ * (inputs - usual)
     found = model.contributions(inputs, [[column] for column in range(inputs.shape[1])], usual)
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
 

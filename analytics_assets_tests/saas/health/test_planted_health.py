@@ -105,7 +105,7 @@ def as_declared(table: Table, frame: pl.DataFrame):
 
 @pytest.mark.parametrize("day", RANKED_DAYS)
 def test_no_raw_count_ranks_paying_accounts_by_their_true_health_as_well(company: Scored, day: int) -> None:
-    """Spearman about 0.6, on every company and day above counts and above events of a seat; user-hours of a seat: the next test."""
+    """On every company and day above counts and above events of a seat; user-hours of a seat: the next test. More companies: `bench health`."""
     ranks = correlations(company, day)
     assert ranks["score"] > 0.5
     assert max(value for name, value in ranks.items() if name not in ("score", "user_hours_of_a_seat")) < ranks["score"]
