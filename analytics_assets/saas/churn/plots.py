@@ -45,7 +45,8 @@ def plot_scores(work: Work, rows: pa.Table) -> bytes:
 
     today = pl.DataFrame(rows).filter((pl.col("as_of_date") == work.window.last_day) & pl.col("probability").is_not_null())
     before = work.connection.sql("FROM scores_of_the_day_before").pl()
-    moved = today.join(before, on=["kind", "subject_id"]).filter(pl.col("band") != pl.col("band_before"))
+    # Columns of a join may lie in different parts, some of them empty: Polars panics where it makes text of these.
+    moved = today.join(before, on=["kind", "subject_id"]).filter(pl.col("band") != pl.col("band_before")).rechunk()
     order = [f"{kind}: {old} to {new}" for kind in KINDS for new in reversed(_BANDS) for old in _BANDS if old != new]
     moves = moved.group_by(move=pl.format("{}: {} to {}", "kind", "band_before", "band")).len("subjects").sort("move")
     spread = alt.Chart(today.group_by(tenth=(pl.col("probability") * 20).floor() / 20, kind="kind").len("subjects").sort("kind", "tenth")).mark_bar().encode(

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import dagster as dg
 import numpy as np
@@ -25,6 +27,7 @@ from analytics_assets.saas.churn.plots import plot_models, plot_scores
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET, TRAINING_SETS
 from analytics_assets.saas.churn.training_sets import churn_training_set, training_sets
 from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.work import Work
 from analytics_assets_tests.saas.churn.conftest import Company, Saas, simulate_saas
 
 DAY = date(2025, 9, 8)
@@ -425,3 +428,16 @@ def test_bands_that_came_true_other_than_they_said_are_told(
     with engine() as connection:
         connection.register("rows_of_churn_outcomes", pl.DataFrame(rows).to_arrow())
         assert {found[2] for found in connection.sql(BANDS_CAME_TRUE.violations).fetchall()} == told
+
+
+def test_few_moves_among_thousands_of_subjects_are_drawn() -> None:
+    """Columns of a join may lie in more parts than the others, some of them empty: Polars panicked over these."""
+    subjects, day = [f"c{n}" for n in range(4_000)], date(2026, 3, 31)
+    today = pl.DataFrame({"subject_id": subjects}).select(
+        pl.lit(day).alias("as_of_date"), "subject_id", kind=pl.lit("customer"), probability=pl.lit(0.4), band=pl.lit("high")
+    )
+    before = today.select("kind", "subject_id", band_before=pl.Series(["high"] * 3_998 + ["low"] * 2))
+    with engine() as connection:
+        connection.register("scores_of_the_day_before", before.to_arrow())
+        work = SimpleNamespace(window=SimpleNamespace(last_day=day), connection=connection)
+        assert plot_scores(cast(Work, work), today.to_arrow()).startswith(b"\x89PNG")
