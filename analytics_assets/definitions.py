@@ -85,8 +85,11 @@ def build_platform(settings: Settings | None = None, home: Home | None = None) -
     return Platform(settings or load_settings(), home or Home.from_environment(), PUBLISHED)
 
 
-def build_definitions(platform: Platform) -> dg.Definitions:
-    """All assets, checks, jobs, schedules and sensors of one platform."""
+def build_definitions(platform: Platform, all_at_once: bool = True) -> dg.Definitions:
+    """All assets, checks, jobs, schedules and sensors of one platform.
+
+    Not `all_at_once` is for what runs in stages, between which not all can be up to date: without the check that looks whether it is.
+    """
     inputs_changed = when_inputs_changed()
     identities_aside = when_inputs_changed("identities")
     accounts_aside = when_inputs_changed("accounts")
@@ -96,7 +99,9 @@ def build_definitions(platform: Platform) -> dg.Definitions:
     days_of_usage = when_inputs_changed("accounts", at_any_age=True)
     newest_day = when_inputs_changed("identities", lookback=None)
     load, maintenance = load_job(), maintenance_job(platform)
-    hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform), up_to_date_check(platform)]
+    hourly_checks = [*freshness_checks(platform, WATCHED), *activation_checks(platform)]
+    if all_at_once:
+        hourly_checks.append(up_to_date_check(platform))
     traits, identities = traits_asset(platform, at_any_age), identities_asset(platform, inputs_changed)
     order_items, orders = order_assets(platform, at_any_age)
     ltv, segments = customer_ltv_asset(platform, identities_aside), customer_segments_asset(platform, identities_aside)

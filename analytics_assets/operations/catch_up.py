@@ -22,7 +22,6 @@ from dagster import DagsterEventType
 from analytics_assets.events.loading import data_through, differing_hours, hours_due, hours_to_restate
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, PROPERTY_SETS, RECORDS
 from analytics_assets.operations.launcher import CATCH_UP
-from analytics_assets.operations.outdated import UP_TO_DATE
 from analytics_assets.warehouse.assets import FILL, FILLS
 from analytics_assets.warehouse.engine import attach, engine
 from analytics_assets.warehouse.publishing import publish
@@ -78,10 +77,8 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
     # One planned event for the whole range instead of one a partition: it halves the bookkeeping of a bulk load.
     os.environ["DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS"] = "true"
     started = time.monotonic()
-    keys = {dg.AssetKey(name) for name in (stage.assets if stage else ("export_files",))}
-    # Until all stages have run, days are older than what earlier stages have restated.
-    checks = definitions.resolve_asset_graph().get_check_keys_for_assets(keys) - {UP_TO_DATE}
-    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys, asset_check_selection=checks)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    keys = [dg.AssetKey(name) for name in (stage.assets if stage else ("export_files",))]
     # The next catch-up begins anew; the daemon cannot, and would say that it will.
     tags = {CATCH_UP: "true", "dagster/max_retries": "0"}
     if stage:
@@ -89,7 +86,7 @@ def run_stage(definitions: dg.Definitions, instance: dg.DagsterInstance, stage: 
     config: dict[str, object] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if stage is None:
         config["ops"] = {"export_files": {"config": {"mark_hours": False}}}
-    result = job.execute_in_process(config, instance, tags=tags, raise_on_error=False)
+    result = job.execute_in_process(instance=instance, asset_selection=keys, tags=tags, run_config=config, raise_on_error=False)
     if not result.success:
         if stage is None or not stage.outgoing:
             raise StepFailed(_why(result))
@@ -310,7 +307,7 @@ def catch_up(platform: Platform, instance: dg.DagsterInstance, started: Callable
     """
     from analytics_assets.definitions import build_definitions, code_versions
 
-    definitions, versions = build_definitions(platform), code_versions(platform)
+    definitions, versions = build_definitions(platform, all_at_once=False), code_versions(platform)
     done: list[Done] = []
     published = time.monotonic()
 
