@@ -84,10 +84,11 @@ def test_an_item_line_keeps_the_category_that_it_names(company) -> None:
     assert company.query("SELECT DISTINCT product_id, category FROM order_items WHERE category IS NOT NULL") == [("a1", "Cups")]
 
 
-def test_traits_keep_the_first_and_the_last_value_of_the_day_and_only_what_the_settings_name(company, lines) -> None:
+def test_traits_keep_every_value_of_the_day_and_only_what_the_settings_name(company, lines) -> None:
     at = lines.at
-    assert company.query("FROM traits") == [
-        (SATURDAY, "bob@x.test", "newsletter", "no", at("2011-10-29 11:00:30"), "yes", at("2011-10-29 12:00:00"))
+    assert company.query("FROM traits ORDER BY first_second") == [
+        (SATURDAY, "bob@x.test", "newsletter", value, at(f"2011-10-29 {when}"), at(f"2011-10-29 {when}"))
+        for value, when in (("no", "11:00:30"), ("yes", "12:00:00"))
     ]
 
 

@@ -199,17 +199,17 @@ IDENTITIES = Table(
 
 TRAITS = Table(
     name="traits",
-    rows_are="identity, business day and trait",
+    rows_are="identity, business day, trait and value",
+    schema_version=2,
     columns=(
         _EVENT_DATE,
         _IDENTITY,
         Column("trait", "VARCHAR", "Name of a property that the settings under `[customers]` keep, lower case."),
-        Column("first_value", "VARCHAR", "The day's first value.", personal=True),
-        Column("first_second", "BIGINT", "When it was set, in whole seconds since 1970.", "seconds"),
-        Column("last_value", "VARCHAR", "The day's last value.", personal=True),
-        Column("last_second", "BIGINT", "When that was set.", "seconds"),
+        Column("value", "VARCHAR", "A value that it was given on the day.", personal=True),
+        Column("first_second", "BIGINT", "When it was first given on the day, in whole seconds since 1970.", "seconds"),
+        Column("last_second", "BIGINT", "When it was last given on the day.", "seconds"),
     ),
-    key=("event_date", "identity", "trait"),
+    key=("event_date", "identity", "trait", "value"),
     grain="day",
     partition_column="event_date",
 )

@@ -21,7 +21,8 @@ def traits(work: Work) -> Mapping[str, pa.Table]:
     """What people said of themselves on a day: country, plan, consent to e-mail, whatever `[customers]` in the settings names.
 
     A trait is a property of a person that came with an event or by itself. Values stay with the identity and the day that they
-    came with, so that every later day can ask what was known by then: the first value for cohorts, the latest for consent.
+    came with, so that every later day can ask what was known by then: the first value for cohorts, the latest for consent, every address
+    that was ever told.
 
     Read it as a diary: who a customer is on a day, is the latest line up to that day over all of the customer's identities.
     """

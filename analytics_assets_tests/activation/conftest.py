@@ -77,7 +77,7 @@ def standard_rows() -> dict[str, list[dict[str, Any]]]:
     consent = {"ann@x.test": "yes", "bob@x.test": "Yes ", "cat@x.test": "no", "dan": "true", "eve": "yes"}
     rows: dict[str, list[dict[str, Any]]] = {
         "traits": [
-            {"event_date": DAYS[0], "identity": who, "trait": "email consent", "last_value": value, "last_second": 100}
+            {"event_date": DAYS[0], "identity": who, "trait": "email consent", "value": value, "last_second": 100}
             for who, value in consent.items()
         ],
         "order_items": [
@@ -94,7 +94,7 @@ def standard_rows() -> dict[str, list[dict[str, Any]]]:
         ],
     }
     rows["traits"].append(
-        {"event_date": DAYS[0], "identity": "dan", "trait": "email", "last_value": " Dan@Mail.Test", "last_second": 100}
+        {"event_date": DAYS[0], "identity": "dan", "trait": "email", "value": " Dan@Mail.Test", "last_second": 100}
     )
     for day in DAYS:
         of_day: dict[str, list[dict[str, Any]]] = {

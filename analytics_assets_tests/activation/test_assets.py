@@ -78,12 +78,35 @@ def test_alone_or_in_a_range_a_day_is_the_same(evening, tmp_path) -> None:
 
 def test_consent_withdrawn_on_the_day_counts_on_that_day_and_not_before(shop) -> None:
     shop.rows["traits"].append(
-        {"event_date": DAY, "identity": "ann@x.test", "trait": "newsletter", "last_value": "no", "last_second": 200}
+        {"event_date": DAY, "identity": "ann@x.test", "trait": "newsletter", "value": "no", "last_second": 200}
     )
     shop.inputs()
     shop.run("email_campaign", day=date(2026, 3, 2), last=DAY)
     assert "ann@x.test" in shop.list_of(date(2026, 3, 2))["email"]
     assert "ann@x.test" not in shop.list_of(DAY)["email"]
+
+
+def test_who_says_yes_and_no_in_one_second_has_refused(shop) -> None:
+    said = {"event_date": DAY, "identity": "ann@x.test", "trait": "newsletter", "last_second": 200}
+    shop.rows["traits"] += [said | {"value": "no"}, said | {"value": "yes"}]
+    shop.inputs()
+    shop.run("email_campaign")
+    assert shop.list_of()["email"].to_list() == ["bob@x.test", "dan@mail.test"]
+
+
+def test_an_address_that_was_told_and_replaced_within_a_day_closes_whoever_told_it(shop, tmp_path) -> None:
+    said = {"event_date": DAY, "identity": "ann@x.test", "trait": "email"}
+    shop.rows["traits"] += [
+        said | {"value": "old@x.test", "first_second": 150, "last_second": 150},
+        said | {"value": "new@x.test", "first_second": 200, "last_second": 200},
+    ]
+    shop.inputs()
+    shop.run("email_campaign")
+    assert shop.list_of()["email"].to_list() == ["bob@x.test", "dan@mail.test", "new@x.test"]
+    (tmp_path / "suppressed.txt").write_text("old@x.test\n")
+    shop.settings_text += f'suppression_file = "{tmp_path / "suppressed.txt"}"\n'
+    shop.run("email_campaign")
+    assert shop.list_of()["email"].to_list() == ["bob@x.test", "dan@mail.test"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +125,7 @@ def test_who_refused_before_the_first_day_has_refused(shop, who: str, said: dict
     shop.settings_text += "consent_required = false\n"
     shop.rows["traits"] = [row for row in shop.rows["traits"] if row["trait"] == "email"]
     shop.rows["traits"].append(
-        {"event_date": DAY, "identity": "bob@x.test", "trait": "email", "last_value": "shared@x.test", "last_second": 150}
+        {"event_date": DAY, "identity": "bob@x.test", "trait": "email", "value": "shared@x.test", "last_second": 150}
     )
     shop.rows["identities"].append({"as_of_date": DAY, "identity": "shared@x.test", "kind": "blocked", "customer_id": None})
     shop.inputs()
@@ -327,7 +350,7 @@ def test_an_alias_takes_no_suppression_and_no_refusal_away(
     told = [("email", "ann@old.test", 120), ("email", "ann@real.test", 150)]
     told += [("newsletter", "no", refuses_at)] if refuses_at else []
     shop.rows["traits"] += [
-        {"event_date": date(2026, 3, 1 + n), "identity": "ann@x.test", "trait": trait, "last_value": value, "last_second": second}
+        {"event_date": date(2026, 3, 1 + n), "identity": "ann@x.test", "trait": trait, "value": value, "last_second": second}
         for n, (trait, value, second) in enumerate(told)
     ]
     shop.inputs()

@@ -102,7 +102,7 @@ def test_the_delta_of_the_next_day_has_only_what_changed_since_the_send(evening)
         if row["customer_id"] == "dan" and row["as_of_date"] == NEXT:
             row["segment"] = "At risk"
     evening.rows["traits"].append(
-        {"event_date": NEXT, "identity": "bob@x.test", "trait": "email consent", "last_value": "no", "last_second": 900}
+        {"event_date": NEXT, "identity": "bob@x.test", "trait": "email consent", "value": "no", "last_second": 900}
     )
     evening.run("customer_segments", "traits", day=NEXT)
     evening.run("email_campaign", day=NEXT)

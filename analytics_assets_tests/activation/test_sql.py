@@ -177,7 +177,7 @@ def test_contact_traits_against_plain_loops(seed: int) -> None:
     rows = [
         {
             "event_date": DAY + timedelta(int(rng.integers(-3, 3))), "identity": f"i{rng.integers(25)}", "trait": str(rng.choice(["email", "vip"])),
-            "last_value": str(rng.choice(["x", "y"])), "last_second": int(rng.integers(100)),
+            "value": str(rng.choice(["x", "y"])), "last_second": int(rng.integers(100)),
         }
         for _ in range(200)
     ]  # fmt: skip
@@ -185,7 +185,7 @@ def test_contact_traits_against_plain_loops(seed: int) -> None:
     for row in rows:
         who = owner.get(row["identity"])
         if who and row["event_date"] <= DAY:
-            key = (who, row["trait"], row["last_value"])
+            key = (who, row["trait"], row["value"])
             expected[key] = max(expected.get(key, -1), row["last_second"])
     maps = identities([(one, "named", who) for one, who in owner.items()]) + identities([("i1", "named", "nobody")], OTHER)
     found = query("contact_traits.sql", {"traits": rows, "identities": maps})
@@ -200,7 +200,7 @@ def test_what_blocked_identities_said_by_the_day_is_kept_apart() -> None:
         ("b", "no", DAY, 1),
     ]
     rows = [
-        {"event_date": day, "identity": one, "trait": "newsletter", "last_value": value, "last_second": second}
+        {"event_date": day, "identity": one, "trait": "newsletter", "value": value, "last_second": second}
         for one, value, day, second in said
     ]
     maps = identities([("a@x.test", "blocked", None), ("b", "named", "b")]) + identities([("b", "blocked", None)], OTHER)

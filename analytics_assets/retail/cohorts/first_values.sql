@@ -5,11 +5,11 @@ WITH numbered AS (
         trait,
         event_date,
         first_second,
-        first_value,
-        ROW_NUMBER() OVER (PARTITION BY identity ORDER BY first_second, first_value) AS place
+        value,
+        ROW_NUMBER() OVER (PARTITION BY identity ORDER BY first_second, value) AS place
     FROM traits
     WHERE trait = $trait
 )
-SELECT identity, trait, event_date, first_second, first_value
+SELECT identity, trait, event_date, first_second, value
 FROM numbered
 WHERE place = 1

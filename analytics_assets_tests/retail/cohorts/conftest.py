@@ -56,10 +56,9 @@ class Shop:
         """One value of a trait, in a second of a day."""
         when = day if isinstance(day, date) else date.fromisoformat(day)
         at = int(datetime.combine(when, time(), UTC).timestamp()) + second
-        self.traits.append({
-            "event_date": when, "identity": who, "trait": trait,
-            "first_value": value, "first_second": at, "last_value": f"later {value}", "last_second": at + 1,
-        })  # fmt: skip
+        for second, one in ((at, value), (at + 1, f"later {value}")):
+            said = {"event_date": when, "identity": who, "trait": trait, "value": one}
+            self.traits.append(said | {"first_second": second, "last_second": second})
 
     def customer_of(self, who: str, day: date) -> str:
         """Whose identity it is, as known at the end of a day."""

@@ -176,7 +176,7 @@ def brute_force(shop, day: date) -> dict[tuple[str, str, str, int], tuple[Any, .
         cohorts = {FIRST_ORDER_MONTH: f"{(first - 1) // 12}-{(first - 1) % 12 + 1:02}"}
         for trait in shop.cohorts:
             values = sorted(
-                (t["first_second"], t["identity"], t["first_value"])
+                (t["first_second"], t["identity"], t["value"])
                 for t in shop.traits
                 if t["trait"] == trait and t["event_date"] <= day and shop.customer_of(t["identity"], day) == customer
             )
