@@ -52,9 +52,12 @@ BANDS_CAME_TRUE = Audit(
 THE_DAY_TAUGHT = Audit(
     "the_day_could_be_learned_from",
     "A refit could be made of the day's own training set. Where it could not (all of its labels are the same, say), the last refit that "
-    "passed serves, however old: look at whether ends of contracts, or purchases, still come in under the names that the settings have.",
-    """SELECT as_of_date, kind, max(reason) FILTER (serves) AS reason FROM rows
-    GROUP BY as_of_date, kind HAVING bool_or(serves) AND max(anchor) < as_of_date""",
+    "passed serves, however old, and no model where none ever did: look at whether ends of contracts, or purchases, come in under the names "
+    "that the settings have.",
+    """SELECT as_of_date, kind, coalesce(max(reason) FILTER (serves), max(reason)) AS reason FROM rows
+    GROUP BY as_of_date, kind HAVING bool_or(serves) AND max(anchor) < as_of_date OR NOT bool_or(serves) AND (as_of_date, kind) IN (
+        SELECT as_of_date, kind FROM churn_training_set GROUP BY as_of_date, kind HAVING min(churned) = max(churned)
+    )""",
 )
 _POINT_IN_TIME = Audit(
     "point_in_time",

@@ -75,8 +75,11 @@ def _is_good(folder: Path, model_id: str) -> bool:
 
 def _put(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _parts(model: Model) -> dict[str, Any]:

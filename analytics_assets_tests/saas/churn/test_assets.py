@@ -158,6 +158,9 @@ def test_a_label_with_one_class_is_told(company: Company):
     reason = found["churn_models"]["reason"][0]
     assert "known outcomes of customers within 90 days 0 are churn; a model needs at least 20 of both" in reason
     assert found["churn_scores"]["reasons"].str.contains("a model needs at least 20 of both").all()
+    assert taught_nothing(found) == [(day, "customer", reason)]
+    two_classes = found["churn_training_set"].with_columns(churned=pl.col("subject_id") == "customer 7")
+    assert taught_nothing(found | {"churn_training_set": two_classes}) == [], "too few to learn from is nobody's mistake"
 
 
 def test_when_nobody_leaves_any_more_the_last_refit_that_passed_scores_and_says_why(tmp_path: Path):
@@ -176,12 +179,16 @@ def test_when_nobody_leaves_any_more_the_last_refit_that_passed_scores_and_says_
     # It is the refit that the day of its anchor had, and made again from data.
     (then,) = company.catch_up(served["anchor"])["churn_models"].filter("serves").to_dicts()
     assert (then["anchor"], then["model_id"]) == (served["anchor"], served["model_id"])
-    told = []
-    for rows in (found["churn_models"], pl.DataFrame([then], schema=found["churn_models"].schema)):
-        with engine() as connection:
-            connection.register("rows", rows.to_arrow())
-            told.append(connection.sql(THE_DAY_TAUGHT.violations).fetchall())
-    assert told == [[(day, "account", served["reason"])], []]
+    assert taught_nothing(found) == [(day, "account", served["reason"])]
+    assert taught_nothing(found | {"churn_models": pl.DataFrame([then], schema=found["churn_models"].schema)}) == []
+
+
+def taught_nothing(found: dict[str, pl.DataFrame]) -> list[tuple]:
+    """What the check `the_day_could_be_learned_from` finds in these tables."""
+    with engine() as connection:
+        for name, table in (("rows", "churn_models"), ("churn_training_set", "churn_training_set")):
+            connection.register(name, found[table].to_arrow())
+        return connection.sql(THE_DAY_TAUGHT.violations).fetchall()
 
 
 def shop(company: Company) -> date:

@@ -405,6 +405,14 @@ def test_missing_damaged_swapped_and_foreign_files_are_refused_by_name(made: bac
     assert load(tmp_path, model.model_id).model_id == model.model_id
 
 
+def test_what_cannot_be_put_in_its_place_leaves_nothing_behind(made: backtest.Refit, tmp_path):
+    model = made.model
+    (tmp_path / f"{model.model_id}.skops").mkdir()
+    with pytest.raises(OSError, match=f"{model.model_id}.skops"):
+        store(tmp_path, model, {})
+    assert [path.name for path in tmp_path.iterdir()] == [f"{model.model_id}.skops"]
+
+
 def test_a_file_with_another_base_rate_or_other_edges_is_refused(made: backtest.Refit, tmp_path):
     model = made.model
     changed = replace(model, base_rate=0.9, edges=tuple(edges + 1 for edges in model.edges))
