@@ -48,8 +48,8 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
     from analytics_assets.operations.assets import record_now
     from analytics_assets.operations.catch_up import StepFailed, catch_up, changed_assets, end_dead_runs, run_stage
     from analytics_assets.operations.delivery import watch
+    from analytics_assets.operations.freshness import look
     from analytics_assets.operations.interruption import cancelling_runs
-    from analytics_assets.operations.outdated import check_now
     from analytics_assets.operations.record import open_record
     from analytics_assets.operations.upgrade import upgrade
 
@@ -99,7 +99,7 @@ def make_run(settings: Settings, home: Home, exports: str | None, format: str, i
             with platform.publishing_at_the_end():
                 try:
                     done += catch_up(platform, instance, begin)
-                    check_now(instance, definitions)
+                    look(instance, definitions)
                 finally:
                     tell()
             steps.end()

@@ -36,6 +36,7 @@ from analytics_assets.activation.generations import Channel, Generation
 from analytics_assets.activation.onsite import (
     CUSTOMERS_A_BLOCK,
     entries,
+    generation_in_redis,
     onsite_channel,
     publish_to_redis,
     redis_url,
@@ -526,8 +527,8 @@ def _is_current(platform: Platform, outlet: Outlet) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=outlet.name,
         name="is_current",
-        description="What is out is of the business day that is due by now, byte for byte as it was made. If not: how old it is, "
-        "and why the newer one is held.",
+        description="What is out is of the business day that is due by now, byte for byte as it was made, and what the site's Redis serves "
+        "where there is one. If not: how old it is, and why the newer one is held. A Redis that has lost it gets it by materialising the day.",
     )
     def is_current() -> dg.AssetCheckResult:
         if _has_no_customers(platform):
@@ -536,9 +537,11 @@ def _is_current(platform: Platform, outlet: Outlet) -> dg.AssetChecksDefinition:
         status = channel.write_status(newest_due_day(platform.clock), newest_over_day(platform.clock))
         newest = channel.newest()
         damaged = newest.damaged_files() if newest else []
-        return dg.AssetCheckResult(
-            passed=status["state"] == "current" and not damaged,
-            metadata={key: str(value) for key, value in {**status, "damaged files": ", ".join(damaged) or "none"}.items()},
-        )
+        said = {**status, "damaged files": ", ".join(damaged) or "none"}
+        passed = status["state"] == "current" and not damaged
+        if newest and outlet is ONSITE and (url := redis_url()):
+            said["served by Redis"] = generation_in_redis(url)
+            passed = passed and said["served by Redis"] == newest.name
+        return dg.AssetCheckResult(passed=passed, metadata={key: str(value) for key, value in said.items()})
 
     return is_current

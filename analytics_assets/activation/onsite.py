@@ -9,11 +9,15 @@ import uuid
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from analytics_assets.activation.generations import Channel, Generation
 from analytics_assets.home import Home
+
+if TYPE_CHECKING:
+    import redis
 
 LOCK = "activation-onsite"
 DAYS_KEPT = 3
@@ -76,6 +80,30 @@ def redis_url() -> str | None:
     return os.environ.get(URL_VARIABLE) or None
 
 
+def generation_in_redis(url: str) -> str:
+    """The generation that the site reads, or why there is none. One that was restarted empty has none, and one whose time to live is over."""
+    import redis
+
+    try:
+        with _server(url) as server:
+            return str(server.get(POINTER) or "none: it was emptied, or the time to live is over")
+    except RedisRefused as error:
+        return str(error)
+    except redis.RedisError as error:
+        return f"none: no answer ({type(error).__name__})"
+
+
+def _server(url: str) -> redis.Redis:
+    import redis
+
+    try:
+        return redis.Redis.from_url(
+            url, socket_timeout=SECONDS_TO_ANSWER, socket_connect_timeout=SECONDS_TO_ANSWER, decode_responses=True
+        )
+    except ValueError:
+        raise RedisRefused(f"{URL_VARIABLE} is no address of a Redis server, such as redis://host:6379/0") from None
+
+
 def publish_to_redis(url: str, generation: str, pairs: Iterable[tuple[str, str]], hours_to_live: int) -> bool:
     """Write a generation's keys, then let the pointer lead to it: readers see all of the old one or all of the new one.
 
@@ -92,12 +120,7 @@ def publish_to_redis(url: str, generation: str, pairs: Iterable[tuple[str, str]]
     """
     import redis
 
-    try:
-        server = redis.Redis.from_url(
-            url, socket_timeout=SECONDS_TO_ANSWER, socket_connect_timeout=SECONDS_TO_ANSWER, decode_responses=True
-        )
-    except ValueError:
-        raise RedisRefused(f"{URL_VARIABLE} is no address of a Redis server, such as redis://host:6379/0") from None
+    server = _server(url)
     expires_at = int(time.time()) + hours_to_live * 3600
     pairs, written, count = iter(pairs), f"analytics:onsite:written:{uuid.uuid4()}", 0
     try:

@@ -16,7 +16,6 @@ from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 from analytics_assets.events.loading import data_through, hours_due
 from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT, RESTATED_AT_ANY_AGE
 from analytics_assets.operations.freshness import FRESHNESS_JOB
-from analytics_assets.operations.launcher import CATCH_UP
 from analytics_assets.partitions import LOOKBACK, keys_between
 from analytics_assets.warehouse.assets import FILL
 from analytics_assets.warehouse.inputs import partitions_there
@@ -24,8 +23,6 @@ from analytics_assets.warehouse.work import Platform
 
 # So long after the last run nothing is about to be requested any more: automation looks every half minute.
 SETTLED = timedelta(minutes=10)
-
-UP_TO_DATE = dg.AssetCheckKey(dg.AssetKey("events"), "is_up_to_date")
 
 if TYPE_CHECKING:
     import polars as pl
@@ -139,8 +136,8 @@ def up_to_date_check(platform: Platform) -> dg.AssetChecksDefinition:
     """The check `is_up_to_date` on `events`, for all tables; it reads Dagster's record alone."""
 
     @dg.asset_check(
-        asset=UP_TO_DATE.asset_key,
-        name=UP_TO_DATE.name,
+        asset="events",
+        name="is_up_to_date",
         description="No day of any table is older than what it was computed from. Hours and days that late data falls on, and what "
         "is as of the last seven days, are restated by themselves and do not count while anything is at work; others are named here, "
         "with all that follows from them, and stand as they are until somebody restates them, by the commands that stand beside them. After a change of settings or of the version "
@@ -161,14 +158,6 @@ def up_to_date_check(platform: Platform) -> dg.AssetChecksDefinition:
         return dg.AssetCheckResult(passed=not found, severity=dg.AssetCheckSeverity.WARN, metadata=found | restate)
 
     return is_up_to_date
-
-
-def check_now(instance: dg.DagsterInstance, definitions: dg.Definitions) -> None:
-    """Make the check at once: what `make run` has restated is over when it ends, and not with the next hourly look."""
-    whole = definitions.resolve_implicit_global_asset_job_def()
-    check = whole.get_subset(asset_selection=set(), asset_check_selection={UP_TO_DATE})
-    config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    check.execute_in_process(config, instance, tags={CATCH_UP: "true"}, raise_on_error=False)
 
 
 _CHANGED = "settings or version have changed since `make run`"

@@ -17,9 +17,11 @@ import pytest
 import redis
 
 from analytics_assets.activation import onsite
+from analytics_assets.activation.assets import activation_checks
 from analytics_assets.activation.onsite import POINTER, RedisRefused, RedisUnavailable, publish_to_redis
 
 DAY, NEXT = date(2026, 3, 3), date(2026, 3, 4)
+CURRENT = dg.AssetCheckKey(dg.AssetKey("onsite_recommendations"), "is_current")
 PASSWORD = "very-secret"
 
 
@@ -223,6 +225,30 @@ def test_a_dead_redis_is_tried_again_and_the_last_generation_stays_in_file_and_s
     monkeypatch.setenv(onsite.URL_VARIABLE, url)
     assert evening.run("onsite_recommendations", day=NEXT).success
     assert server.get(POINTER).startswith("2026-03-04") and evening.status("onsite")["reasons"] == []
+
+
+def test_a_server_that_has_lost_what_the_site_reads_is_told_and_gets_it_again(
+    evening, monkeypatch, url: str, server: redis.Redis
+) -> None:
+    monkeypatch.setenv(onsite.URL_VARIABLE, url)
+    evening.settings_text = evening.settings_text.replace("last_day = 2026-03-05", f"last_day = {DAY}")
+    evening.run("onsite_recommendations")
+    (check,) = (one for one in activation_checks(evening.platform) if one.check_key == CURRENT)
+
+    def served(at: str = url) -> tuple[bool, str]:
+        monkeypatch.setenv(onsite.URL_VARIABLE, at)
+        result = check()
+        assert PASSWORD not in str(result.metadata)
+        return result.passed, result.metadata["served by Redis"].value
+
+    assert served() == (True, evening.manifest("onsite")["generation"])
+    server.flushall()
+    assert served() == (False, "none: it was emptied, or the time to live is over")
+    assert served(f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0") == (False, "none: no answer (ConnectionError)")
+    assert served("nowhere")[0] is False
+    monkeypatch.setenv(onsite.URL_VARIABLE, url)
+    evening.run("onsite_recommendations")
+    assert served()[0]
 
 
 def test_a_wrong_password_fails_at_the_first_attempt(evening, monkeypatch, why_of, url: str, server: redis.Redis) -> None:
