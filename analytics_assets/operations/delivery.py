@@ -136,11 +136,11 @@ def written(messages: Sequence[Message]) -> tuple[str, str]:
 
 def _by_news(messages: Sequence[Message]) -> tuple[list[Message], list[Message], list[Message]]:
     """What is wrong, what is right again, and what was wrong and is right again, of which nobody has heard yet."""
-    numbers = {news: {message.alert_number for message in messages if message.news == news} for news in ("raised", "recovered")}
     begun = [message for message in messages if message.news == "raised"]
-    raised = [message for message in begun if message.alert_number not in numbers["recovered"]]
-    over = [message for message in begun if message.alert_number in numbers["recovered"]]
-    recovered = [m for m in messages if m.news == "recovered" and m.alert_number not in numbers["raised"]]
+    raised = [message for message in begun if not message.is_over]
+    over = [message for message in begun if message.is_over]
+    told = {message.alert_number for message in begun}
+    recovered = [message for message in messages if message.news == "recovered" and message.alert_number not in told]
     return raised, recovered, over
 
 

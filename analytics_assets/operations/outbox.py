@@ -78,7 +78,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Message:
-    """News of an alert for one address; `news` is `raised` or `recovered`."""
+    """News of an alert for one address; `news` is `raised` or `recovered`, and the alert may be over by now."""
 
     number: int
     alert_number: int
@@ -86,6 +86,7 @@ class Message:
     address: str
     attempts: int
     alert: Alert
+    is_over: bool
 
 
 class OutboxError(Exception):
@@ -248,22 +249,32 @@ class Outbox:
     def take(self, address: str, now: datetime) -> list[Message]:
         """Take every message to an address that is due; for the length of the lease they are nobody else's.
 
-        A message that somebody took and did not report on in time is due again. Taking counts as an attempt.
+        A message that somebody took and did not report on in time is due again. Taking counts as an attempt. That an alert began goes
+        with the news of its end, or before it: not after it, however long the pause since the endpoint refused.
         """
         with self._connection() as connection:
             rows = connection.execute(
-                """UPDATE messages SET state = ?, attempts = attempts + 1, due_at = ?
-                WHERE address = ? AND state IN (?, ?) AND due_at <= ?
+                """WITH open AS (SELECT * FROM messages WHERE address = :address AND state IN (:waiting, :taken)),
+                due AS (SELECT alert FROM open WHERE due_at <= :now),
+                at_work AS (SELECT alert FROM open WHERE news = 'raised' AND state = :taken AND due_at > :now)
+                UPDATE messages SET state = :taken, attempts = attempts + 1, due_at = :until
+                WHERE message IN (
+                    SELECT message FROM open
+                    WHERE (due_at <= :now OR state = :waiting AND news = 'raised' AND alert IN (SELECT alert FROM due))
+                    AND (news = 'raised' OR alert NOT IN (SELECT alert FROM at_work))
+                )
                 RETURNING message, alert, news, address, attempts""",
-                (TAKEN, _text(now + LEASE), address, WAITING, TAKEN, _text(now)),
+                {"address": address, "waiting": WAITING, "taken": TAKEN, "now": _text(now), "until": _text(now + LEASE)},
             ).fetchall()
             wanted = ", ".join(str(row["alert"]) for row in rows)
             alerts = {
-                row["alert"]: _standing(row, "").alert
-                for row in connection.execute(f"SELECT * FROM alerts WHERE alert IN ({wanted})")
+                row["alert"]: _standing(row, "") for row in connection.execute(f"SELECT * FROM alerts WHERE alert IN ({wanted})")
             }
         return [
-            Message(row["message"], row["alert"], row["news"], row["address"], row["attempts"], alerts[row["alert"]])
+            Message(
+                *(row["message"], row["alert"], row["news"], row["address"], row["attempts"]),
+                *(alerts[row["alert"]].alert, alerts[row["alert"]].recovered_at is not None),
+            )
             for row in sorted(rows, key=lambda row: row["message"])
         ]
 

@@ -229,6 +229,24 @@ def test_what_is_over_before_anybody_was_told_is_told_as_over(outbox, endpoint) 
     assert set(server.numbers().values()) == {1} and len(server.numbers()) == 7
 
 
+def test_what_nobody_accepted_while_it_stood_is_told_as_over_when_it_is_tried_again(outbox, endpoint) -> None:
+    answer = [500]
+    server, clock = endpoint(lambda: answer[0]), Minutes()
+    outbox.raise_alert(alert(1), clock())
+    write_messages(outbox, SETTINGS, clock())
+    clock.until_done(outbox)
+    answer[0] = 200
+    outbox.recover("key 1", clock())
+    write_messages(outbox, SETTINGS, clock())
+    clock.until_done(outbox)
+    assert outbox.try_again(clock()) == 1
+    clock.until_done(outbox)
+    assert [one["title"] for one in server.accepted] == [
+        "orders: check failed, recovered",
+        "orders: check failed, over by now",
+    ]
+
+
 def test_nothing_of_a_url_is_in_the_outbox_the_log_or_an_error(outbox, endpoint, capfd, monkeypatch) -> None:
     server, clock = endpoint(lambda: 500), Minutes()
     # As a program's log gets it: pytest's own listens to Apprise itself.
@@ -298,9 +316,9 @@ def test_a_process_without_the_addresses_leaves_messages_to_one_that_has_them(ou
 
 
 def test_a_message_says_what_where_and_which_run() -> None:
-    raised = Message(1, 17, "raised", "A#1", 1, alert(4))
+    raised = Message(1, 17, "raised", "A#1", 1, alert(4), is_over=False)
     assert written([raised]) == ("orders: check failed", "#17 ERROR check failed (run 01234567): text 4")
-    over = Message(2, 17, "recovered", "A#1", 1, alert(4))
+    over = Message(2, 17, "recovered", "A#1", 1, alert(4), is_over=True)
     assert written([over]) == ("orders: check failed, recovered", "#17 recovered: orders, check failed")
 
 

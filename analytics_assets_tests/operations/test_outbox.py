@@ -76,6 +76,23 @@ def test_taken_messages_are_nobody_elses_until_the_lease_runs_out(outbox) -> Non
     assert outbox.due(NOW + timedelta(days=9)) == [] and outbox.alerts()[0].delivery == "raised: delivered, A#1"
 
 
+def test_the_beginning_of_an_alert_is_never_told_after_its_end(outbox) -> None:
+    number = outbox.raise_alert(alert(), NOW)
+    outbox.address(number, "raised", ["A#1"], NOW)
+    now = NOW
+    for pause in (1, 2, 4):
+        outbox.refused(outbox.take("A#1", now), "answered 500", 9, now)
+        now += pause * MINUTE
+    mine = outbox.take("A#1", now)
+    outbox.recover(alert().key, now)
+    outbox.address(number, "recovered", ["A#1"], now)
+    assert outbox.take("A#1", now) == [], "whoever tells of the beginning is still at it"
+    outbox.refused(mine, "answered 500", 9, now)
+    assert outbox.due(now + MINUTE) == ["A#1"], "the end alone is due, the beginning in eight minutes"
+    both = outbox.take("A#1", now + MINUTE)
+    assert [(one.news, one.is_over) for one in both] == [("raised", True), ("recovered", True)]
+
+
 def test_pauses_double_up_to_an_hour_and_then_it_is_undelivered_until_somebody_asks(outbox) -> None:
     outbox.address(outbox.raise_alert(alert(), NOW), "raised", ["A#1"], NOW)
     now, pauses = NOW, []
