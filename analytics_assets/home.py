@@ -19,6 +19,10 @@ class HomeError(Exception):
     """The home folder holds something else, or cannot be written; the message says what to do."""
 
 
+# Among `built_with`: no fingerprint, so that whatever the settings are now, the table is computed anew.
+SEVERAL_VERSIONS = "several"
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a home holds: one export of one company.
@@ -117,6 +121,14 @@ class Home:
             temporary.write_text(json.dumps(asdict(contents), indent=1, sort_keys=True) + "\n")
             temporary.replace(self._contents_file)
         return contents
+
+    def builds(self, table: str, version: str) -> None:
+        """Note that partitions of a table are built now: where others were by another version, all are to be built anew, also when that
+        version comes back.
+        """
+        built_with = self.contents().built_with or {}
+        if built_with.get(table, version) != version:
+            self.remember(built_with=built_with | {table: SEVERAL_VERSIONS})
 
     def first_day(self, settings: Settings) -> date | None:
         """The first business day with a partition: the setting, or what the first load found; None before that."""

@@ -234,6 +234,21 @@ def test_no_stage_looks_whether_all_is_up_to_date_which_it_cannot_be_yet(branch,
     assert "is_fresh" in made and "is_up_to_date" not in made
 
 
+def test_a_day_that_was_made_under_other_settings_is_made_anew_when_they_come_back(branch) -> None:
+    before, settings = branch.digests(), branch.settings
+    named_otherwise = [rule.model_copy(update={"name": f"our {rule.name}"}) for rule in settings.segments.rules]
+    segments = settings.segments.model_copy(update={"rules": tuple(named_otherwise)})
+    branch.settings = settings.model_copy(update={"segments": segments})
+    with branch.instance() as instance:
+        run_stage(build_definitions(branch.platform()), instance, Stage(("customer_segments",), "2011-10-31", "2011-10-31", 1))
+    assert branch.digests() != before
+    branch.settings = settings
+    ran = {name for done in branch.catch_up() for name in done.stage.assets}
+    assert branch.digests() == before
+    assert "customer_segments" in ran and "customers" not in ran
+    assert [done for done in branch.catch_up() if not done.held_back] == []
+
+
 def test_what_is_held_back_after_a_change_of_settings_is_tried_again_by_every_run(branch) -> None:
     activation = branch.settings.activation.model_copy(update={"products_per_email": 3})
     branch.settings = branch.settings.model_copy(update={"activation": activation})

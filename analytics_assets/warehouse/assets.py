@@ -201,6 +201,7 @@ def _materialize(
             for a in warnings
             for found in [_first_found(connection, a.violations, hidden)]
         ]
+        platform.home.builds(main.name, context.assets_def.code_versions_by_key[context.asset_key])
         written = {
             table.name: write(work, table, rows[table.name], shown_as[table.name], context.run.run_id)
             for table in reversed(tables)

@@ -93,7 +93,8 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
     """What the people of every account did, hour by hour: events, active users, features used, sessions begun, and its seats.
 
     An event belongs to the account that it names, else to the one that its person had named last at that second, so that usage
-    stays where it was when somebody moves to another account. What an account and a feature is say the settings under
+    stays where it was when somebody moves to another account. Who is one person with whom is what was known the evening before, of people
+    who had named an account by then: on the day on which somebody first names one, their identities still count as people of their own. What an account and a feature is say the settings under
     `[accounts]`. A session begins with a person's first event after a pause, whatever the account of the events before. Events of
     people who never named an account are in no row, and neither is what nobody does: the turns of a contract (`[subscriptions]`) and
     events named in `[accounts] not_usage`, such as a failed payment. This page counts them.
