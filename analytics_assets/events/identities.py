@@ -152,6 +152,14 @@ def people_until(work: Work, day: date, around: pl.Series | None = None) -> Peop
     )
 
 
+def people_joined(work: Work, first_seen: pl.DataFrame) -> People:
+    """Everyone of `first_seen` (`identity`, `first_seen_at`), and whom any chain of aliases joins to them."""
+    work.read(RECORDS)
+    aliases = work.sql(_HERE / "aliases.sql").pl()
+    people = People(first_seen, aliases, work.settings.identity)
+    return People(*only_those(people.connected_to(first_seen["identity"]), first_seen, aliases), work.settings.identity)
+
+
 def identities_as_of(work: Work, day: date) -> pl.DataFrame:
     """One row per identity (`identity`, `kind`, `customer_id`) as of the end of any day: the rows of `identities` of that day.
 

@@ -24,7 +24,7 @@ import analytics_assets
 from analytics_assets.definitions import PUBLISHED
 from analytics_assets.events.tables import RECORDS
 from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
-from analytics_assets.saas.usage.assets import USAGE_DAYS
+from analytics_assets.saas.usage.assets import JOINED_IDENTITIES, USAGE_DAYS
 from analytics_assets.settings import Health, Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
@@ -389,6 +389,8 @@ _GIVEN = {
     USAGE_DAYS: """SELECT CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS event_date,
         CAST(DATE '2026-03-27' + CAST(i AS INTEGER) AS DATE) AS evening_before,
         CAST(1774659600 AS BIGINT) AS start_second, CAST(1774677600 AS BIGINT) AS end_second FROM range(4) AS t(i)""",
+    JOINED_IDENTITIES: """SELECT as_of_date, identity, max(customer_id) AS user_id FROM identities
+        WHERE customer_id IS NOT NULL GROUP BY ALL""",
     "health_hours": """SELECT CAST(68 + i AS BIGINT) AS block, to_timestamp(1774782000 + 86400 * i) AS hour,
         CAST(DATE '2026-03-29' + CAST(i AS INTEGER) AS DATE) AS event_date, CAST(11 AS BIGINT) AS hour_of_day,
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS judged_on,

@@ -65,11 +65,12 @@ WITH moments AS (
 people AS (
     SELECT
         m.*,
-        COALESCE(k.user_id, m.identity) AS user_id,
+        COALESCE(j.user_id, k.user_id, m.identity) AS user_id,
         k.account_id AS evening_account,
         LIST_CONTAINS($blocked, LOWER(TRIM(m.identity))) AS is_shared,
         CASE WHEN $by_receipt THEN CAST(m.known_at AT TIME ZONE $time_zone AS DATE) END AS received_on
     FROM moments AS m
+    LEFT JOIN joined_identities AS j ON m.evening_before = j.as_of_date AND m.identity = j.identity
     LEFT JOIN account_members AS k
         ON m.evening_before = k.as_of_date AND m.identity = k.identity
         AND CASE

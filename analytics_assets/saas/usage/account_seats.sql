@@ -3,11 +3,12 @@
 WITH people AS (
     SELECT
         r.*,
-        COALESCE(k.user_id, r.identity) AS user_id,
+        COALESCE(j.user_id, k.user_id, r.identity) AS user_id,
         k.account_id AS evening_account,
         LIST_CONTAINS($blocked, LOWER(TRIM(r.identity))) AS is_shared
     FROM account_records AS r
     INNER JOIN usage_days AS d ON r.event_date = d.event_date
+    LEFT JOIN joined_identities AS j ON d.evening_before = j.as_of_date AND r.identity = j.identity
     LEFT JOIN account_members AS k
         ON d.evening_before = k.as_of_date AND r.identity = k.identity AND k.superseded_date IS NULL
     WHERE r.occurred_second < d.end_second

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analytics_assets.events.identities import people_joined
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
@@ -25,7 +27,8 @@ from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 _ONE_DAY = timedelta(days=1)
-USAGE_DAYS = "usage_days"
+USAGE_DAYS, JOINED_IDENTITIES = "usage_days", "joined_identities"
+_NOBODY = pl.DataFrame(schema={"as_of_date": pl.Date, "identity": pl.String, "user_id": pl.String})
 DAYS_AT_ONCE = 7
 """A month of 20,000 accounts has 14 M rows, which are computed and put down a week at a time."""
 # An hour reads the day so far; a day on which the clock goes back has 25 of them.
@@ -93,8 +96,7 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
     """What the people of every account did, hour by hour: events, active users, features used, sessions begun, and its seats.
 
     An event belongs to the account that it names, else to the one that its person had named last at that second, so that usage
-    stays where it was when somebody moves to another account. Who is one person with whom is what was known the evening before, of people
-    who had named an account by then: on the day on which somebody first names one, their identities still count as people of their own. What an account and a feature is say the settings under
+    stays where it was when somebody moves to another account. Who is one person with whom is what was known the evening before. What an account and a feature is say the settings under
     `[accounts]`. A session begins with a person's first event after a pause, whatever the account of the events before. Events of
     people who never named an account are in no row, and neither is what nobody does: the turns of a contract (`[subscriptions]`) and
     events named in `[accounts] not_usage`, such as a failed payment. This page counts them.
@@ -150,9 +152,30 @@ def _read(work: Work, window: Window, by_receipt: bool) -> dict[str, Any]:
     work.read(EVENTS, f"{days} AND {hours}")
     work.read(ACCOUNT_RECORDS, f"event_date >= '{window.first_day}' AND event_date <= '{window.last_day}'")
     work.read(ACCOUNT_MEMBERS, _evenings_before(window))
-    work.connection.register(USAGE_DAYS, usage_days(work.platform.clock, window))
+    days = usage_days(work.platform.clock, window)
+    work.connection.register(USAGE_DAYS, days)
+    work.connection.register(JOINED_IDENTITIES, _joined_identities(work, days["evening_before"].to_pylist()))
     work.sql(_HERE / "account_events.sql", **parameters).create_view("account_events")
     return parameters
+
+
+def _joined_identities(work: Work, evenings: list[date]) -> pa.Table:
+    """As of each evening, of who had named an account by then or does in these days: the identities that aliases join, and the person.
+
+    `account_members` has nobody who first names an account in these days. Where people are accounts, it has everybody.
+    """
+    found = [_NOBODY]
+    naming = work.connection.sql(
+        "SELECT identity FROM account_records WHERE account_id IS NOT NULL UNION SELECT identity FROM account_members"
+    ).pl()
+    if work.settings.accounts.are == "named" and len(naming):
+        seen = naming.with_columns(first_seen_at=pl.lit(datetime(1970, 1, 1, tzinfo=UTC)))
+        people = people_joined(work, seen)
+        for evening in evenings:
+            rows, _ = people.as_of(work.platform.clock.begins(evening + _ONE_DAY))
+            joined = rows.filter(pl.col("customer_id").count().over("customer_id") > 1)
+            found.append(joined.select(pl.lit(evening).alias("as_of_date"), "identity", user_id="customer_id"))
+    return pl.concat(found).to_arrow()
 
 
 def usage_parameters(settings: Settings, by_receipt: bool) -> dict[str, Any]:
@@ -208,7 +231,7 @@ def _events_page(counts: list[tuple[int, int, int]]) -> str:
 
 def usage_assets(platform: Platform, hourly: dg.AutomationCondition, daily: dg.AutomationCondition) -> list[dg.AssetsDefinition]:
     """The hourly asset `account_usage` and the daily asset `account_days`, each with its condition."""
-    settings = ("accounts", "subscriptions", "identity.blocked")
+    settings = ("accounts", "subscriptions", "identity")
     return [
         table_asset(
             platform,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -112,15 +113,14 @@ class Oracle:
                 and self.company.first_day <= self.day(r["occurred_at"]) <= evening
             ]  # fmt: skip
             days = [evening] if self.people_are_accounts else sorted(set(named))
-            for day, after in zip(days, [*days[1:], None], strict=True):
+            for day, after in pairwise([*days, None]):
                 if found := self.members(evening, day).get(who):
                     rows.append((evening, who, day, *found, after))
         return rows
 
     def located(self, day: date, by_receipt: bool) -> list[dict[str, Any]]:
         """The events of a day, each with person, account, feature and day of receipt."""
-        members = self.members(day - timedelta(days=1), day if by_receipt else date.max)
-        people = {who: person for who, (person, _) in members.items()}
+        people = self.people(day - timedelta(days=1))
         found = []
         for record in self.company.records:
             if record["kind"] != "event" or record["name"] in NO_USAGE:
@@ -163,8 +163,7 @@ class Oracle:
 
     def figures(self, day: date, by_receipt: bool) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
         """Events of the day by account and hour, or account and day of receipt; each says whether it begins a session."""
-        members = self.members(day - timedelta(days=1), day if by_receipt else date.max)
-        people = {who: person for who, (person, _) in members.items()}
+        people = self.people(day - timedelta(days=1))
         pause = timedelta(minutes=30)
         found = self.located(day, by_receipt)
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
@@ -186,8 +185,7 @@ class Oracle:
     def seats(self, account: str, hour: datetime) -> int | None:
         """The seats named last on the day up to the end of the hour, else those of the evening before."""
         day = self.day(hour)
-        members = self.members(day - timedelta(days=1))
-        people = {who: person for who, (person, _) in members.items()}
+        members, people = self.members(day - timedelta(days=1)), self.people(day - timedelta(days=1))
         told = []
         for r in self.company.records:
             if r["kind"] == "alias" or not _property(r, "seats") or self.day(r["occurred_at"]) != day:
@@ -239,12 +237,17 @@ def _read(properties: str) -> dict[str, str]:
 
 
 def fill(company: Any, seed: int, size: int = 260) -> None:
-    """Records at random: few people, accounts and minutes, so that everything that can happen together does."""
+    """Records at random: few people, accounts and minutes, so that everything that can happen together does.
+
+    Two names of one newcomer are joined on the first day and name no account before the last.
+    """
     draw = random.Random(seed)
     clock = company.platform.clock
     start = int(clock.begins(company.first_day).timestamp())
     end = int(clock.begins(company.last_day + timedelta(days=1)).timestamp())
-    people = [f"p{number}" for number in range(6)] + ["guest"]
+    newcomer = ["new here", "here anew"]
+    people = [f"p{number}" for number in range(6)] + ["guest"] + newcomer
+    company.alias(*newcomer, start + 3600, None)
     edges = [int(clock.begins(company.first_day + timedelta(days=n)).timestamp()) for n in range(1, 3)]
     for _ in range(size):
         near = draw.choice(edges) + draw.randrange(-5400, 5400)
@@ -252,7 +255,8 @@ def fill(company: Any, seed: int, size: int = 260) -> None:
         received = draw.choice([None, when + 60, when + 60, when + draw.randrange(3 * 86400)])
         who, of = draw.choice(people), draw.choice("AB")
         kind = draw.random()
-        said = {} if draw.random() < 0.6 else {"account_id": of}
+        unsaid = draw.random() < 0.6 or (who in newcomer and when < int(clock.begins(company.last_day).timestamp()))
+        said = {} if unsaid else {"account_id": of}
         if draw.random() < 0.08:
             said["seats"] = str(draw.randrange(1, 50))
         if kind < 0.03:
