@@ -7,7 +7,8 @@ import warnings
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
-from analytics_assets.activation.assets import activation_checks, email_campaign_asset, onsite_recommendations_asset
+from analytics_assets.activation.assets import email_campaign_asset, onsite_recommendations_asset
+from analytics_assets.activation.checks import activation_checks
 from analytics_assets.activation.sends import EMAIL_SENDS
 from analytics_assets.events.events import events_asset
 from analytics_assets.events.identities import identities_asset

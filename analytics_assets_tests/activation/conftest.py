@@ -29,7 +29,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from analytics_assets.activation.assets import activation_checks, email_campaign_asset, onsite_recommendations_asset
+from analytics_assets.activation.assets import email_campaign_asset, onsite_recommendations_asset
+from analytics_assets.activation.checks import activation_checks
 from analytics_assets.events.tables import IDENTITIES, RECORDS, TRAITS
 from analytics_assets.home import Home
 from analytics_assets.retail.ltv.assets import CUSTOMER_LTV, LTV_BACKTESTS

@@ -263,7 +263,7 @@ def test_a_list_that_reaches_nobody_goes_out_and_is_told(evening, tmp_path, line
 
 
 def checks(shop):
-    from analytics_assets.activation.assets import activation_checks
+    from analytics_assets.activation.checks import activation_checks
 
     return activation_checks(shop.platform)
 
@@ -396,7 +396,7 @@ def test_a_fault_that_nobody_foresaw_stands_in_the_status_without_its_words(even
     def broken(*_args: object) -> None:
         raise ValueError("ann@x.test")
 
-    monkeypatch.setattr("analytics_assets.activation.assets.make_campaign", broken)
+    monkeypatch.setattr("analytics_assets.activation.outlets.make_campaign", broken)
     assert not evening.run("email_campaign", day=DAY).success
     status = evening.status("email")
     assert (status["state"], status["reasons"], status["last_good_day"]) == ("held", ["ValueError: see the run"], "2026-03-02")
@@ -435,29 +435,29 @@ def test_an_empty_list_for_the_site_is_held_back(shop, why_of) -> None:
 
 
 def test_a_broken_promise_is_found_in_the_finished_list(evening, monkeypatch, why_of) -> None:
-    import analytics_assets.activation.assets as assets
+    import analytics_assets.activation.outlets as outlets
 
-    make = assets.make_campaign
+    make = outlets.make_campaign
 
     def careless(*arguments):
         campaign = make(*arguments)
         return type(campaign)(**{**vars(campaign), "recipients": pl.concat([campaign.recipients, campaign.recipients])})
 
-    monkeypatch.setattr(assets, "make_campaign", careless)
+    monkeypatch.setattr(outlets, "make_campaign", careless)
     message = why_of(evening.run("email_campaign"))
     assert "the list would break a promise: 3 addresses stand there twice" in message and "@" not in message
     assert not evening.folder("email").exists()
 
 
 def test_a_list_that_forgets_who_refused_before_the_first_day_breaks_a_promise(shop, monkeypatch, why_of) -> None:
-    import analytics_assets.activation.assets as assets
+    import analytics_assets.activation.outlets as outlets
 
-    make = assets.make_campaign
+    make = outlets.make_campaign
 
-    def careless(contacts: assets.Contacts, *others):
+    def careless(contacts: outlets.Contacts, *others):
         return make(dataclasses.replace(contacts, traits=contacts.traits.filter(pl.col("value") != "never")), *others)
 
-    monkeypatch.setattr(assets, "make_campaign", careless)
+    monkeypatch.setattr(outlets, "make_campaign", careless)
     shop.rows["traits"] = [row for row in shop.rows["traits"] if row["identity"] not in ("bob@x.test", "dan")]
     told = {"bob@x.test": "bob@x.test", "dan's old account": "dan@mail.test", "dan": "dan@mail.test"}
     shop.landed([(who, EARLY_DAY, None, {"newsletter": "never", "email": address}) for who, address in told.items()])

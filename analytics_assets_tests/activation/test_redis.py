@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from analytics_assets.activation import onsite
-from analytics_assets.activation.assets import activation_checks
+from analytics_assets.activation.checks import activation_checks
 from analytics_assets.activation.onsite import POINTER, RedisRefused, RedisUnavailable, publish_to_redis
 
 DAY, NEXT = date(2026, 3, 3), date(2026, 3, 4)
