@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetNode
 from dagster._core.definitions.declarative_automation.operators import DepsAutomationCondition
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
@@ -14,8 +15,8 @@ from analytics_assets.warehouse.work import Platform
 PICKED_UP_BY_THE_NIGHT = ("identities", "accounts")
 # Assets by the hour that daily ones are made of.
 HOURLY = ("events", "account_usage")
-# Assets whose partitions read no earlier time, or a day of it: late data restates the few that it touches, however old they are.
-RESTATED_AT_ANY_AGE = ("events", "traits", "order_items", "orders", "account_usage", "account_days")
+# The label of the conditions of assets whose partitions read no earlier time, or a day of it: late data restates the few that it touches.
+AT_ANY_AGE = "at any age"
 # Dagster's tag of the runs and backfills that conditions request.
 _AUTOMATED = "dagster/from_automation_condition"
 
@@ -37,7 +38,8 @@ def when_inputs_changed(
       it; it does run when it never came about, since a run before it failed or was cancelled. Only an input of the same grain
       is requested together with what is made of it: hours never are with their day, and always count as changed.
     - `~any_deps_missing`: no day runs before all of its 23, 24 or 25 hours are in.
-    - `~any_deps_in_progress`, `~in_progress`: nothing is read that is about to be replaced, nothing runs twice at once.
+    - `~in_motion`, `~in_progress`: nothing is read that is about to be replaced, nothing runs twice at once. A day waits for the hours
+      that its inputs are made of, too: where late hours of two days came in by two runs, all that is as of the later day ran twice.
     - `~left_to_a_backfill`: a backfill whose worker was killed has given up what follows, so that it is not in progress, and runs
       it after all once the run has been begun anew. It was run twice.
     - `ignored` inputs do not trigger: the night picks them up.
@@ -61,13 +63,16 @@ def when_inputs_changed(
     left_out = together.since((requested & ~together) | condition.newly_updated() | first)
     left_to_a_backfill = dg.AutoMaterializeRule.skip_on_backfill_in_progress().to_asset_condition()
     recent = condition.in_latest_time_window(lookback) & (unhandled | left_out)
-    return (
-        (recent | late | left_out if at_any_age else recent)
-        & ~condition.any_deps_missing()
-        & ~condition.any_deps_in_progress()
-        & ~condition.in_progress()
-        & ~left_to_a_backfill
-    )
+    in_motion: dg.AutomationCondition = condition.any_deps_in_progress()
+    if not by_the_hour:
+        in_motion |= condition.any_deps_match(condition.any_deps_in_progress())
+    free = ~condition.any_deps_missing() & ~in_motion & ~condition.in_progress() & ~left_to_a_backfill
+    return ((recent | late | left_out) & free).with_label(AT_ANY_AGE) if at_any_age else recent & free
+
+
+def is_restated_at_any_age(node: BaseAssetNode) -> bool:
+    """Whether late data restates the asset's partitions by itself however old they are."""
+    return node.automation_condition is not None and node.automation_condition.get_label() == AT_ANY_AGE
 
 
 def automation_sensor() -> dg.AutomationConditionSensorDefinition:

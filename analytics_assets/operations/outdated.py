@@ -14,7 +14,7 @@ import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
 from analytics_assets.events.loading import data_through, hours_due
-from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT, RESTATED_AT_ANY_AGE
+from analytics_assets.operations.automation import PICKED_UP_BY_THE_NIGHT, is_restated_at_any_age
 from analytics_assets.operations.freshness import FRESHNESS_JOB
 from analytics_assets.partitions import LOOKBACK, keys_between
 from analytics_assets.warehouse.assets import FILL
@@ -77,7 +77,7 @@ def outdated_days(
             newest = as_read(computed[parent], parent, key, node.partition_mappings.get(parent))
             late |= (newest > made).fill_null(False)
         computed[key] = pl.select(pl.when(late).then(float("inf")).otherwise(made)).to_series()
-        by_itself = (named >= lookback) | (key.to_user_string() in RESTATED_AT_ANY_AGE)
+        by_itself = (named >= lookback) | is_restated_at_any_age(node)
         if found := named.filter(late & ~(by_itself & at_work)).unique(maintain_order=True).to_list():
             outdated[key.to_user_string()] = found
     return outdated

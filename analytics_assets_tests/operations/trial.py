@@ -43,7 +43,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from analytics_assets.definitions import build_definitions, build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations.alive import look
-from analytics_assets.operations.automation import RESTATED_AT_ANY_AGE
+from analytics_assets.operations.automation import is_restated_at_any_age
 from analytics_assets.operations.catch_up import events_to_run
 from analytics_assets.operations.outbox import Outbox
 from analytics_assets.operations.outdated import outdated_days
@@ -307,11 +307,11 @@ def _inputs(graph, node, parent: dg.AssetKey, partition: str, there) -> Sequence
 
 def named_as_outdated(platform: Platform, instance: dg.DagsterInstance, definitions: dg.Definitions) -> dict[str, set[date]]:
     """Days that the check `is_up_to_date` names, by table, where that is as of a day more than a week ago."""
-    lookback = platform.clock.day_of(platform.clock.now()) - LOOKBACK
+    lookback, graph = platform.clock.day_of(platform.clock.now()) - LOOKBACK, definitions.resolve_asset_graph()
     return {
         table.name: {day for day in days if day < lookback}
         for asset, days in outdated_days(platform, instance, definitions, at_work=False).items()
-        if asset not in RESTATED_AT_ANY_AGE
+        if not is_restated_at_any_age(graph.get(dg.AssetKey(asset)))
         for table in platform.computations[asset].tables
     }
 
