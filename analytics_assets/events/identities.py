@@ -44,7 +44,7 @@ class People:
         self._identity = people["identity"]
         self._node = people["node"].unique().sort()
         self._node_of = _places(people["node"], self._node)
-        self._blocked = self._node.str.strip_chars().str.to_lowercase().is_in(list(rules.blocked)).to_numpy()
+        self._blocked = _is_blocked(self._node, rules).to_numpy()
         self._anonymous = self._node.str.contains(rules.anonymous_pattern).to_numpy()
 
         self._seen = np.full(len(people), np.iinfo(np.int64).max)
@@ -53,13 +53,6 @@ class People:
         np.minimum.at(self._node_seen, self._node_of, self._seen)
         self._alias_ends = np.stack([_places(end, self._identity) for end in ends], axis=1)
         self._alias_known = _microseconds(aliases["known_at"])
-
-    def connected_to(self, identities: pl.Series) -> pl.Series:
-        """Every identity but a blocked word that any chain of aliases, known now or later, joins to one of these."""
-        pairs = self._node_of[self._alias_ends]
-        component = _components(pairs[~self._blocked[pairs].any(axis=1)], len(self._node))[self._node_of]
-        chosen = component[self._identity.is_in(identities.implode()).to_numpy()]
-        return self._identity.filter(pl.Series(np.isin(component, chosen) & ~self._blocked[self._node_of]))
 
     def as_of(self, end: datetime) -> tuple[pl.DataFrame, list[str]]:
         """Make customers of the identities that had been seen or aliased before `end`.
@@ -99,12 +92,16 @@ class People:
         return rows, self._node.filter(pl.Series(hubs | in_oversize)).to_list()
 
 
-def _node(rules: Identity) -> pl.Expr:
+def _node(rules: Identity, column: str = "identity") -> pl.Expr:
     """What an identity counts as: e-mail addresses that differ in letter case only are one."""
-    identity = pl.col("identity")
+    identity = pl.col(column)
     if not rules.fold_email_case:
         return identity
     return pl.when(identity.str.contains("@", literal=True)).then(identity.str.to_lowercase()).otherwise(identity)
+
+
+def _is_blocked(nodes: pl.Series, rules: Identity) -> pl.Series:
+    return nodes.str.strip_chars().str.to_lowercase().is_in(list(rules.blocked))
 
 
 def _places(texts: pl.Series, among: pl.Series) -> np.ndarray:
@@ -121,10 +118,22 @@ def _components(pairs: np.ndarray, nodes: int) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def only_those(identities: pl.Series, first_seen: pl.DataFrame, aliases: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """What `People` is made of, without what concerns none of these identities."""
-    of_them = pl.col("identity").is_in(identities.implode())
-    return first_seen.filter(of_them), aliases.filter(of_them | pl.col("other_identity").is_in(identities.implode()))
+def people_around(identities: pl.Series, first_seen: pl.DataFrame, aliases: pl.DataFrame, rules: Identity) -> People:
+    """What `People` of everyone says of these identities, and of whom aliases join to them; of others it may say less.
+
+    From them it goes `max_aliases` aliases far: a chain of more stays apart, whatever lies beyond.
+    """
+    nodes = aliases.select("identity", "other_identity", "known_at", one=_node(rules), other=_node(rules, "other_identity"))
+    near = identities.alias("identity").to_frame().select(_node(rules)).to_series().unique()
+    near = near.filter(~_is_blocked(near, rules))
+    for _ in range(rules.max_aliases + 1):
+        touched = nodes.filter(pl.col("one").is_in(near.implode()) | pl.col("other").is_in(near.implode()))
+        wider = pl.concat([near, touched["one"], touched["other"]]).unique()
+        wider = wider.filter(~_is_blocked(wider, rules))
+        if len(wider) == len(near):
+            break
+        near = wider
+    return People(first_seen.filter(_node(rules).is_in(near.implode())), touched, rules)
 
 
 def maps_as_of(work: Work, days: Sequence[date], around: pl.Series | None = None) -> Iterator[tuple[pl.DataFrame, list[str]]]:
@@ -136,28 +145,19 @@ def maps_as_of(work: Work, days: Sequence[date], around: pl.Series | None = None
 
 
 def people_until(work: Work, day: date, around: pl.Series | None = None) -> People:
-    """Everyone who was seen by the end of a day, for the maps of that day and of earlier ones.
-
-    `around` leaves out everybody who is never joined to one of these identities: the rows of the others are the same.
-    """
-    work.read(RECORDS)
-    clock = work.platform.clock
+    """Everyone who was seen by the end of a day, for the maps of that day and of earlier ones; `around` some, as `people_around` says."""
+    clock, aliases = work.platform.clock, all_aliases(work)
     everyone = work.sql(
         _HERE / "first_seen.sql", start_at=clock.begins(clock.first_day), end_at=clock.begins(day + _ONE_DAY)
     ).pl()
-    aliases = work.sql(_HERE / "aliases.sql").pl()
-    people = People(everyone, aliases, work.settings.identity)
-    return (
-        people if around is None else People(*only_those(people.connected_to(around), everyone, aliases), work.settings.identity)
-    )
+    rules = work.settings.identity
+    return People(everyone, aliases, rules) if around is None else people_around(around, everyone, aliases, rules)
 
 
-def people_joined(work: Work, first_seen: pl.DataFrame) -> People:
-    """Everyone of `first_seen` (`identity`, `first_seen_at`), and whom any chain of aliases joins to them."""
+def all_aliases(work: Work) -> pl.DataFrame:
+    """One row per alias (`identity`, `other_identity`, `known_at`)."""
     work.read(RECORDS)
-    aliases = work.sql(_HERE / "aliases.sql").pl()
-    people = People(first_seen, aliases, work.settings.identity)
-    return People(*only_those(people.connected_to(first_seen["identity"]), first_seen, aliases), work.settings.identity)
+    return work.sql(_HERE / "aliases.sql").pl()
 
 
 def identities_as_of(work: Work, day: date) -> pl.DataFrame:

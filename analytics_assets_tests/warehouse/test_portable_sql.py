@@ -24,7 +24,7 @@ import analytics_assets
 from analytics_assets.definitions import PUBLISHED
 from analytics_assets.events.tables import RECORDS
 from analytics_assets.retail.segments.assets import SEGMENT_OF_SCORES, segment_of_scores
-from analytics_assets.saas.usage.assets import JOINED_IDENTITIES, USAGE_DAYS
+from analytics_assets.saas.usage.assets import NEWCOMERS, USAGE_DAYS
 from analytics_assets.settings import Health, Segments
 from analytics_assets.warehouse.engine import engine, run
 from analytics_assets.warehouse.tables import Column, Table
@@ -74,6 +74,7 @@ PARAMETERS: dict[str, Any] = {
     "not_usage": ["name 5"],
     "session_seconds": 1200,
     "by_receipt": False,
+    "fold_email_case": True,
     "grace_days": 1,
     "people_are_accounts": False,
     "window_start_at": datetime(2026, 1, 19, 12, tzinfo=UTC),
@@ -265,6 +266,7 @@ _KINDS_OF_ORDERS = "['order', 'order', 'order', 'refund']"
 # Small pools, so that joins find partners, keys repeat across tables, and times tie.
 _POOLS = {
     "identity": "'person ' || {r} % 12",
+    "account_records.identity": "'person ' || {r} % 24",
     "other_identity": "'person ' || {r} % 12",
     "customer_id": "'person ' || {r} % 12",
     "event_id": "'event ' || {r} % 120",
@@ -389,7 +391,7 @@ _GIVEN = {
     USAGE_DAYS: """SELECT CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS event_date,
         CAST(DATE '2026-03-27' + CAST(i AS INTEGER) AS DATE) AS evening_before,
         CAST(1774659600 AS BIGINT) AS start_second, CAST(1774677600 AS BIGINT) AS end_second FROM range(4) AS t(i)""",
-    JOINED_IDENTITIES: """SELECT as_of_date, identity, max(customer_id) AS user_id FROM identities
+    NEWCOMERS: """SELECT as_of_date, identity, max(customer_id) AS user_id FROM identities
         WHERE customer_id IS NOT NULL GROUP BY ALL""",
     "health_hours": """SELECT CAST(68 + i AS BIGINT) AS block, to_timestamp(1774782000 + 86400 * i) AS hour,
         CAST(DATE '2026-03-29' + CAST(i AS INTEGER) AS DATE) AS event_date, CAST(11 AS BIGINT) AS hour_of_day,

@@ -24,6 +24,7 @@ def parameters_of(settings: Settings, day: date, known_before: datetime) -> dict
         "time_zone": settings.business.time_zone,
         "currency": settings.business.currency,
         "blocked": list(settings.identity.blocked),
+        "fold_email_case": settings.identity.fold_email_case,
         "grace_days": settings.subscriptions.grace_days,
         "trial_days": settings.subscriptions.trial_days,
         "people_are_accounts": settings.accounts.are == "people",

@@ -62,21 +62,18 @@ WITH moments AS (
     INNER JOIN usage_days AS d ON r.event_date = d.event_date
     WHERE r.account_id IS NOT NULL AND r.occurred_second < d.end_second
 ),
+spelt AS (
+    SELECT *, CASE WHEN $fold_email_case AND identity LIKE '%@%' THEN LOWER(identity) ELSE identity END AS spelling
+    FROM moments
+),
 people AS (
     SELECT
         m.*,
-        COALESCE(j.user_id, k.user_id, m.identity) AS user_id,
-        k.account_id AS evening_account,
+        COALESCE(k.user_id, m.spelling) AS user_id,
         LIST_CONTAINS($blocked, LOWER(TRIM(m.identity))) AS is_shared,
         CASE WHEN $by_receipt THEN CAST(m.known_at AT TIME ZONE $time_zone AS DATE) END AS received_on
-    FROM moments AS m
-    LEFT JOIN joined_identities AS j ON m.evening_before = j.as_of_date AND m.identity = j.identity
-    LEFT JOIN account_members AS k
-        ON m.evening_before = k.as_of_date AND m.identity = k.identity
-        AND CASE
-            WHEN $by_receipt THEN k.received_date <= m.event_date AND COALESCE(k.superseded_date > m.event_date, TRUE)
-            ELSE k.superseded_date IS NULL
-        END
+    FROM spelt AS m
+    LEFT JOIN known_names AS k ON m.evening_before = k.as_of_date AND m.spelling = k.name
 ),
 dated AS (
     SELECT *, CASE WHEN received_on > event_date THEN received_on ELSE event_date END AS received_date
@@ -86,6 +83,10 @@ sights AS (
     SELECT DISTINCT event_date, user_id, received_date AS seen_on
     FROM dated
     WHERE counts = 1
+),
+memberships AS (
+    SELECT DISTINCT as_of_date, user_id, account_id, received_date, superseded_date
+    FROM account_members
 ),
 in_order AS (
     SELECT
@@ -111,15 +112,17 @@ SELECT
         WHEN NOT $people_are_accounts AND o.account_id IS NOT NULL THEN o.account_id
         WHEN o.is_shared THEN NULL
         WHEN $people_are_accounts THEN o.user_id
-        WHEN $by_receipt THEN COALESCE(o.named_account, k.account_id)
-        ELSE COALESCE(o.named_account, o.evening_account)
+        ELSE COALESCE(o.named_account, k.account_id)
     END AS account_id,
     o.user_id,
     o.feature,
     o.received_date,
     CASE WHEN o.second_before IS NULL OR o.occurred_second - o.second_before > $session_seconds THEN 1 ELSE 0 END AS begins_session
 FROM in_order AS o
-LEFT JOIN account_members AS k
-    ON $by_receipt AND o.evening_before = k.as_of_date AND o.identity = k.identity
-    AND k.received_date <= o.seen_on AND COALESCE(k.superseded_date > o.seen_on, TRUE)
+LEFT JOIN memberships AS k
+    ON o.evening_before = k.as_of_date AND o.user_id = k.user_id
+    AND CASE
+        WHEN $by_receipt THEN k.received_date <= o.seen_on AND COALESCE(k.superseded_date > o.seen_on, TRUE)
+        ELSE k.superseded_date IS NULL
+    END
 WHERE o.counts = 1 AND o.received_date = o.seen_on

@@ -1,17 +1,26 @@
 -- One row per account and hour in which its seats were named: the number named last, from that hour until before `until_hour`.
 -- A record that names no account belongs to the one that its person named last at that second.
-WITH people AS (
+WITH spelt AS (
     SELECT
         r.*,
-        COALESCE(j.user_id, k.user_id, r.identity) AS user_id,
-        k.account_id AS evening_account,
-        LIST_CONTAINS($blocked, LOWER(TRIM(r.identity))) AS is_shared
+        d.evening_before,
+        CASE WHEN $fold_email_case AND r.identity LIKE '%@%' THEN LOWER(r.identity) ELSE r.identity END AS spelling
     FROM account_records AS r
     INNER JOIN usage_days AS d ON r.event_date = d.event_date
-    LEFT JOIN joined_identities AS j ON d.evening_before = j.as_of_date AND r.identity = j.identity
-    LEFT JOIN account_members AS k
-        ON d.evening_before = k.as_of_date AND r.identity = k.identity AND k.superseded_date IS NULL
     WHERE r.occurred_second < d.end_second
+),
+people AS (
+    SELECT
+        r.*,
+        COALESCE(k.user_id, r.spelling) AS user_id,
+        LIST_CONTAINS($blocked, LOWER(TRIM(r.identity))) AS is_shared
+    FROM spelt AS r
+    LEFT JOIN known_names AS k ON r.evening_before = k.as_of_date AND r.spelling = k.name
+),
+memberships AS (
+    SELECT DISTINCT as_of_date, user_id, account_id
+    FROM account_members
+    WHERE superseded_date IS NULL
 ),
 in_order AS (
     SELECT
@@ -25,19 +34,20 @@ in_order AS (
 ),
 attributed AS (
     SELECT
-        event_date,
-        hour,
-        occurred_second,
-        record_id,
-        seats,
+        o.event_date,
+        o.hour,
+        o.occurred_second,
+        o.record_id,
+        o.seats,
         CASE
-            WHEN NOT $people_are_accounts AND account_id IS NOT NULL THEN account_id
-            WHEN is_shared THEN NULL
-            WHEN $people_are_accounts THEN user_id
-            ELSE COALESCE(named_account, evening_account)
+            WHEN NOT $people_are_accounts AND o.account_id IS NOT NULL THEN o.account_id
+            WHEN o.is_shared THEN NULL
+            WHEN $people_are_accounts THEN o.user_id
+            ELSE COALESCE(o.named_account, k.account_id)
         END AS account_id
-    FROM in_order
-    WHERE seats IS NOT NULL
+    FROM in_order AS o
+    LEFT JOIN memberships AS k ON o.evening_before = k.as_of_date AND o.user_id = k.user_id
+    WHERE o.seats IS NOT NULL
 ),
 numbered AS (
     SELECT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analytics_assets.events.identities import people_joined
+from analytics_assets.events.identities import all_aliases, people_around
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
@@ -27,7 +27,7 @@ from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
 _ONE_DAY = timedelta(days=1)
-USAGE_DAYS, JOINED_IDENTITIES = "usage_days", "joined_identities"
+USAGE_DAYS, NEWCOMERS = "usage_days", "newcomers"
 _NOBODY = pl.DataFrame(schema={"as_of_date": pl.Date, "identity": pl.String, "user_id": pl.String})
 DAYS_AT_ONCE = 7
 """A month of 20,000 accounts has 14 M rows, which are computed and put down a week at a time."""
@@ -106,6 +106,7 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
     work.bound_memory()
     staged = work.stage(ACCOUNT_USAGE)
     counts = []
+    work.connection.register(NEWCOMERS, _newcomers(work))
     for window in _weeks(work):
         parameters = _read(work, window, by_receipt=False)
         work.read(ACCOUNTS, _evenings_before(window))
@@ -128,6 +129,7 @@ def account_days(work: Work) -> Mapping[str, pa.Table]:
     Read it as the diary of a customer with the post marks on it.
     """
     work.bound_memory()
+    work.connection.register(NEWCOMERS, _newcomers(work))
     parameters = _read(work, work.window, by_receipt=True)
     rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql"))
     work.metadata["events"] = _events_page([_count_events(work, rows, parameters["not_usage"])])
@@ -150,31 +152,34 @@ def _read(work: Work, window: Window, by_receipt: bool) -> dict[str, Any]:
     # Files hold whole hours: those before the hour that the look back begins in need not be opened.
     hours = f"hour >= '{(since - timedelta(hours=1)).isoformat()}' AND hour < '{window.end.isoformat()}'"
     work.read(EVENTS, f"{days} AND {hours}")
-    work.read(ACCOUNT_RECORDS, f"event_date >= '{window.first_day}' AND event_date <= '{window.last_day}'")
-    work.read(ACCOUNT_MEMBERS, _evenings_before(window))
-    days = usage_days(work.platform.clock, window)
-    work.connection.register(USAGE_DAYS, days)
-    work.connection.register(JOINED_IDENTITIES, _joined_identities(work, days["evening_before"].to_pylist()))
-    work.sql(_HERE / "account_events.sql", **parameters).create_view("account_events")
+    _read_namings(work, window)
+    work.connection.register(USAGE_DAYS, usage_days(work.platform.clock, window))
+    for name in ("known_names", "account_events"):
+        work.sql(_HERE / f"{name}.sql", **parameters).create_view(name)
     return parameters
 
 
-def _joined_identities(work: Work, evenings: list[date]) -> pa.Table:
-    """As of each evening, of who had named an account by then or does in these days: the identities that aliases join, and the person.
+def _read_namings(work: Work, window: Window) -> None:
+    work.read(ACCOUNT_RECORDS, f"event_date >= '{window.first_day}' AND event_date <= '{window.last_day}'")
+    work.read(ACCOUNT_MEMBERS, _evenings_before(window))
 
-    `account_members` has nobody who first names an account in these days. Where people are accounts, it has everybody.
+
+def _newcomers(work: Work) -> pa.Table:
+    """Who first names an account on a day of the window, and whom aliases join to them: identity and person, as of the evening before.
+
+    `account_members` of that evening has none of them, and on the next all. Where people are accounts, it has everybody.
     """
     found = [_NOBODY]
-    naming = work.connection.sql(
-        "SELECT identity FROM account_records WHERE account_id IS NOT NULL UNION SELECT identity FROM account_members"
-    ).pl()
-    if work.settings.accounts.are == "named" and len(naming):
-        seen = naming.with_columns(first_seen_at=pl.lit(datetime(1970, 1, 1, tzinfo=UTC)))
-        people = people_joined(work, seen)
-        for evening in evenings:
-            rows, _ = people.as_of(work.platform.clock.begins(evening + _ONE_DAY))
-            joined = rows.filter(pl.col("customer_id").count().over("customer_id") > 1)
-            found.append(joined.select(pl.lit(evening).alias("as_of_date"), "identity", user_id="customer_id"))
+    _read_namings(work, work.window)
+    first = work.sql(_HERE / "first_namings.sql", evening=work.window.first_day - _ONE_DAY).pl()
+    if work.settings.accounts.are == "named" and len(first):
+        seen = first.select("identity", first_seen_at=pl.lit(datetime(1970, 1, 1, tzinfo=UTC)))
+        people = people_around(first["identity"], seen, all_aliases(work), work.settings.identity)
+        for (day,), of_day in first.group_by("event_date"):
+            who = people.as_of(work.platform.clock.begins(day))[0].with_columns(user_id="customer_id")
+            theirs = who.filter(pl.col("identity").is_in(of_day["identity"].implode()))["user_id"]
+            joined = who.filter(pl.col("user_id").is_in(theirs.implode()))
+            found.append(joined.select(pl.lit(day - _ONE_DAY).alias("as_of_date"), "identity", "user_id"))
     return pl.concat(found).to_arrow()
 
 
@@ -190,6 +195,7 @@ def usage_parameters(settings: Settings, by_receipt: bool) -> dict[str, Any]:
         "not_usage": list(of_contracts + accounts.not_usage),
         "session_seconds": accounts.session_minutes * 60,
         "blocked": list(settings.identity.blocked),
+        "fold_email_case": settings.identity.fold_email_case,
         "time_zone": settings.business.time_zone,
         "by_receipt": by_receipt,
     }

@@ -47,14 +47,16 @@ class Oracle:
             end = self.company.platform.clock.begins(day + timedelta(days=1))
             seen: dict[str, datetime] = {}
             group: dict[str, set[str]] = {}
+            known: set[str] = set()
             for record in self.company.records:
                 if record["occurred_at"] < end:
-                    who = record["identity"]
-                    seen[who] = min(seen.get(who, record["occurred_at"]), record["occurred_at"])
-                    group.setdefault(who, {who})
+                    known.add(record["identity"])
+                    name = _name(record["identity"])
+                    seen[name] = min(seen.get(name, record["occurred_at"]), record["occurred_at"])
             for record in self.company.records:
                 if record["kind"] == "alias" and (record["received_at"] or record["occurred_at"]) < end:
-                    one, other = record["identity"], record["other_identity"]
+                    known |= {record["identity"], record["other_identity"]}
+                    one, other = _name(record["identity"]), _name(record["other_identity"])
                     merged = group.get(one, {one}) | group.get(other, {other})
                     if {one, other} & BLOCKED:
                         continue
@@ -62,7 +64,7 @@ class Oracle:
                         group[member] = merged
             far = datetime.max.replace(tzinfo=UTC)
             self.maps[day] = {
-                who: min(members, key=lambda m: (seen.get(m, far), m)) for who, members in group.items() if who not in BLOCKED
+                who: min(group.get(_name(who), {_name(who)}), key=lambda m: (seen.get(m, far), m)) for who in known - BLOCKED
             }
         return self.maps[day]
 
@@ -72,12 +74,12 @@ class Oracle:
     def namings(
         self, people: dict[str, str], who: str, first: date, last: date, until: datetime, known_by: date = date.max
     ) -> list[tuple[Any, ...]]:
-        person = people.get(who, who)
+        person = _person(people, who)
         return sorted(
             (r["occurred_at"], r["record_id"], self.account_named(r))
             for r in self.company.records
             if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
-            and people.get(r["identity"], r["identity"]) == person
+            and _person(people, r["identity"]) == person
             and first <= self.day(r["occurred_at"]) <= last and r["occurred_at"] <= until and self.received(r) <= known_by
         )  # fmt: skip
 
@@ -131,9 +133,9 @@ class Oracle:
             received = max(day, self.received(record))
             evening = self.members(day - timedelta(days=1), received if by_receipt else date.max)
             found.append({
-                "id": record["record_id"], "when": when, "who": who, "user": people.get(who, who), "counts": self.day(when) == day,
+                "id": record["record_id"], "when": when, "who": who, "user": _person(people, who), "counts": self.day(when) == day,
                 "named": self.account_named(record), "feature": self.feature(record), "received": received,
-                "evening": evening.get(who, (None, None))[1],
+                "evening": dict(evening.values()).get(_person(people, who)),
             })  # fmt: skip
         return found
 
@@ -155,7 +157,7 @@ class Oracle:
             (r["occurred_at"], r["record_id"], self.account_named(r))
             for r in self.company.records
             if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
-            and people.get(r["identity"], r["identity"]) == event["user"]
+            and _person(people, r["identity"]) == event["user"]
             and self.day(r["occurred_at"]) == day and r["occurred_at"] <= event["when"]
             and (known_by is None or max(day, self.received(r)) <= known_by)
         ]  # fmt: skip
@@ -194,8 +196,8 @@ class Oracle:
                 continue
             who = r["identity"]
             event = {
-                "named": self.account_named(r), "who": who, "user": people.get(who, who), "when": r["occurred_at"],
-                "evening": members.get(who, (None, None))[1],
+                "named": self.account_named(r), "who": who, "user": _person(people, who), "when": r["occurred_at"],
+                "evening": dict(members.values()).get(_person(people, who)),
             }  # fmt: skip
             if self.account(day, event, people, None) == account:
                 told.append((r["occurred_at"], r["record_id"], int(_property(r, "seats") or 0)))
@@ -222,6 +224,16 @@ class Oracle:
         return max(told)[2] if told else None
 
 
+def _name(identity: str) -> str:
+    """E-mail addresses that differ in letter case only are one name."""
+    return identity.lower() if "@" in identity else identity
+
+
+def _person(people: dict[str, str], who: str) -> str:
+    """Whose an identity is, also of one that is spelt as nobody spelt it by then."""
+    return next((person for other, person in people.items() if _name(other) == _name(who)), _name(who))
+
+
 def _order(event: dict[str, Any]) -> tuple[Any, ...]:
     """Events of one second count in one order: those that name an account first."""
     return event["when"], event["named"] is None, event["id"]
@@ -239,15 +251,16 @@ def _read(properties: str) -> dict[str, str]:
 def fill(company: Any, seed: int, size: int = 260) -> None:
     """Records at random: few people, accounts and minutes, so that everything that can happen together does.
 
-    Two names of one newcomer are joined on the first day and name no account before the last.
+    Two names of one newcomer are joined on the first day, and another newcomer spells one address in two ways, one of which never names an
+    account. Nor do the others before the last day.
     """
     draw = random.Random(seed)
     clock = company.platform.clock
     start = int(clock.begins(company.first_day).timestamp())
     end = int(clock.begins(company.last_day + timedelta(days=1)).timestamp())
-    newcomer = ["new here", "here anew"]
-    people = [f"p{number}" for number in range(6)] + ["guest"] + newcomer
-    company.alias(*newcomer, start + 3600, None)
+    newcomers = ["new here", "here anew", "New@here.test", "new@here.test"]
+    people = [f"p{number}" for number in range(6)] + ["guest"] + newcomers
+    company.alias(*newcomers[:2], start + 3600, None)
     edges = [int(clock.begins(company.first_day + timedelta(days=n)).timestamp()) for n in range(1, 3)]
     for _ in range(size):
         near = draw.choice(edges) + draw.randrange(-5400, 5400)
@@ -255,7 +268,8 @@ def fill(company: Any, seed: int, size: int = 260) -> None:
         received = draw.choice([None, when + 60, when + 60, when + draw.randrange(3 * 86400)])
         who, of = draw.choice(people), draw.choice("AB")
         kind = draw.random()
-        unsaid = draw.random() < 0.6 or (who in newcomer and when < int(clock.begins(company.last_day).timestamp()))
+        unsaid = draw.random() < 0.6 or (who in newcomers and when < int(clock.begins(company.last_day).timestamp()))
+        unsaid |= who == "New@here.test"
         said = {} if unsaid else {"account_id": of}
         if draw.random() < 0.08:
             said["seats"] = str(draw.randrange(1, 50))
