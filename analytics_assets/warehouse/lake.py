@@ -260,6 +260,7 @@ class Lake:
         table = staged.table
         if table.grain == "hour" and not window.whole_days:
             return self.replace(table, staged, predicate_for(table, window), note, before)
+        begun = self.pin(table).version or 0
         actions: list[AddAction | RemoveAction] = [*staged.add_actions()]
         column = str(table.partition_column)
         days = [(column, ">=", window.first_day.isoformat()), (column, "<=", window.last_day.isoformat())]
@@ -278,8 +279,17 @@ class Lake:
         try:
             return self._committed(table, commit)
         finally:
-            # Whatever went wrong after it: a file that a version has is not ours to delete.
-            staged.leave(self.pin(table).files())
+            # Whatever went wrong after it: a file that a version has is not ours to delete, also one that another has replaced since.
+            staged.leave(self._files_since(table, begun))
+
+    def _files_since(self, table: Table, version: int) -> set[str]:
+        """The files of a version and of all that followed it."""
+        newest = self.pin(table).version
+        if newest is None:
+            return set()
+        path = str(self.root / table.name)
+        each = (DeltaTable(path, version=number) for number in range(version, newest + 1))
+        return {file for delta in each for file in Pin(table, delta.version(), delta).files()}
 
     def _committed(self, table: Table, commit: Callable[[Pin], int]) -> int:
         """Make a commit that follows the version shown to it, again with jitter while another process gets in before.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -144,8 +144,8 @@ class Staged:
             Path(path).unlink()
         self._files.clear()
 
-    def leave(self, files: Sequence[str]) -> None:
-        """Leave files to the version that has them now."""
+    def leave(self, files: Collection[str]) -> None:
+        """Leave files to the versions that have them now."""
         self._files = [file for file in self._files if str(file.path) not in files]
 
 

@@ -293,6 +293,23 @@ def test_staged_files_of_a_commit_that_stands_are_kept_whatever_it_said(shelf, t
     assert ids(tmp_path, shelf.daily) == ["a"]
 
 
+def test_staged_files_of_a_version_are_kept_when_another_commit_replaces_them_at_once(shelf, tmp_path, monkeypatch) -> None:
+    """They were taken for not adopted: whoever read the version between the two lost its files."""
+    lake, commit = Lake(tmp_path), DeltaTable.create_write_transaction
+
+    def followed(table, *arguments, **properties) -> None:
+        commit(table, *arguments, **properties)
+        replace(tmp_path, shelf, [shelf.sale("b", 1)], 1, 1)
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", followed)
+    staged = stage(tmp_path, shelf, [shelf.sale("a", 1)])
+    version = lake.adopt(staged, shelf.days(1, 1), {})
+    staged.close()
+    assert ids(tmp_path, shelf.daily) == ["b"]
+    lake.restore(shelf.daily, version)
+    assert ids(tmp_path, shelf.daily) == ["a"]
+
+
 @pytest.mark.parametrize("exists", [True, False], ids=["table-exists", "both-create-it"])
 def test_processes_that_replace_different_hours_of_one_day_lose_nothing(shelf, tmp_path, exists: bool) -> None:
     if exists:
