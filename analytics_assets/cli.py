@@ -178,7 +178,8 @@ def _accept(settings: Settings, home: Home, files: list[str]) -> None:
     also = f"; loaded with them, since they were new: {', '.join(new)}" if new else ""
     console.print(
         f"loaded again: {', '.join(files)}{also} ({loaded.lines:,} lines in all). "
-        "The daemon restates what they touch after its next load, five past the hour; `make run` does at once.",
+        "The daemon restates the hours of these lines after its next load, five past the hour; `make run` does at once, and also "
+        "hours of which lines are gone and none came.",
         soft_wrap=True,
     )
 
@@ -228,7 +229,7 @@ def _alerts(settings: Settings, home: Home, every: bool, retry: bool) -> None:
     from datetime import UTC, datetime
 
     from analytics_assets.definitions import build_platform
-    from analytics_assets.operations.alerts import on_the_wall
+    from analytics_assets.operations.alerts import look_at_deaf_addresses, on_the_wall
     from analytics_assets.operations.delivery import deliver, outbox_of, send_by_apprise
 
     platform = build_platform(settings, home)
@@ -237,6 +238,7 @@ def _alerts(settings: Settings, home: Home, every: bool, retry: bool) -> None:
         clock = lambda: datetime.now(UTC)  # noqa: E731
         due = outbox.try_again(clock())
         accepted, refused = deliver(outbox, settings.alerts, clock, send_by_apprise)
+        look_at_deaf_addresses(outbox, clock())
         console.print(f"{due} messages were undelivered; {accepted} accepted now, {refused} not")
     found = outbox.alerts(standing_only=not every)
     for one in found:
@@ -281,11 +283,12 @@ def _restore(settings: Settings, home: Home, name: str, version: int) -> None:
     from analytics_assets.operations.record import open_record
 
     platform, table = build_platform(settings, home), _declared_table(name)
-    before = platform.lake.pin(table).version
+    before = platform.lake.pin(table)
     now = platform.lake.restore(table, version)
     platform.publish()
+    rows_before, rows = (pin.delta.count() if pin.delta else 0 for pin in (before, platform.lake.pin(table)))
     console.print(
-        f"{name} is that of version {version} again, as version {now}; back to what it was: analytics-assets restore {name} {before}. "
+        f"{name} is that of version {version} again, as version {now}, with {rows:,} rows where {rows_before:,} were; back to what it was: analytics-assets restore {name} {before.version}. "
         "Dagster does not know that rows are older: materialise the partitions that are to be computed anew.",
         soft_wrap=True,
     )
@@ -386,6 +389,8 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
 
 def _ui(home: Home, port: int) -> int:
     """Run the web server and the daemon until one of them ends or somebody stops them."""
+    from analytics_assets.operations.record import open_record
+
     commands = {"web server": _webserver("127.0.0.1", port), "daemon": _daemon()}
     environment = _environment_of_programs(home)
     console.print(
@@ -407,12 +412,16 @@ def _ui(home: Home, port: int) -> int:
                     )
             time.sleep(0.5)
     except KeyboardInterrupt:
-        return 0
+        pass
     finally:
         for process in processes.values():
             process.terminate()
         for process in processes.values():
             process.wait()
+    # Who stopped the daemon misses none: its last signs of life would be an alert of the next `make run`.
+    with open_record(home) as instance:
+        instance.run_storage.wipe_daemon_heartbeats()
+    return 0
 
 
 def _serve(home: Home, command: list[str]) -> NoReturn:

@@ -15,16 +15,18 @@ import dagster as dg
 import duckdb
 import pyarrow as pa
 import pytest
+from dagster._daemon.types import DaemonHeartbeat
 
 from analytics_assets import cli, make_run
 from analytics_assets.events.kissmetrics_files import ExportError
 from analytics_assets.home import Home
 from analytics_assets.make_run import errors_into
-from analytics_assets.operations import catch_up
+from analytics_assets.operations import catch_up, delivery
+from analytics_assets.operations.alerts import look_at_deaf_addresses
 from analytics_assets.operations.catch_up import Done, Stage, StepFailed
 from analytics_assets.operations.delivery import outbox_of
 from analytics_assets.operations.interruption import Interruption
-from analytics_assets.operations.outbox import Alert
+from analytics_assets.operations.outbox import Alert, Outbox
 from analytics_assets.operations.record import open_record
 from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.churn.tables import CHURN_SCORES
@@ -168,6 +170,22 @@ def test_accept_tells_what_was_read_again_from_what_was_new(branch, lines, capsy
     assert capsys.readouterr().out.startswith("loaded again: revisions/12.json (1 lines in all). ")
 
 
+def test_what_a_retry_delivers_is_undelivered_no_more(tmp_path, lines, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("ANALYTICS_ALERT_URLS", "json://a")
+    settings, home, now = parse_settings(f"{lines.settings}[alerts]\nattempts = 1\n", "x"), Home(tmp_path), datetime.now(UTC)
+    outbox = Outbox(home.alerts)
+    outbox.raise_alert(Alert("key", "stale", "error", "orders", "late"), now)
+    delivery.write_messages(outbox, settings.alerts, now)
+    delivery.deliver(outbox, settings.alerts, lambda: now, lambda *_: "answered 500")
+    look_at_deaf_addresses(outbox, now)
+    assert sorted(one.alert.kind for one in outbox.alerts(standing_only=True)) == ["stale", "undelivered"]
+    monkeypatch.setattr(delivery, "send_by_apprise", lambda *_: None)
+    cli._alerts(settings, home, every=False, retry=True)
+    assert [one.alert.kind for one in outbox.alerts(standing_only=True)] == ["stale"]
+    said = capsys.readouterr().out
+    assert "1 accepted now" in said and "could not be delivered" not in said
+
+
 def test_versions_show_run_ids_whole_and_a_restore_says_what_is_under_way(branch, capsys) -> None:
     cli._versions(branch.settings, branch.home, "orders", 1)
     with branch.instance() as instance:
@@ -179,8 +197,11 @@ def test_versions_show_run_ids_whole_and_a_restore_says_what_is_under_way(branch
     with pytest.raises(LakeError, match="orders has no version 9999"):
         cli._restore(branch.settings, branch.home, "orders", 9999)
     assert capsys.readouterr().out == ""
+    rows = branch.query("SELECT count(*) FROM orders")[0][0]
     cli._restore(branch.settings, branch.home, "orders", 0)
-    assert "1 runs are under way: what they commit to orders from now on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert rows > 0 and f", with 0 rows where {rows} were; " in said
+    assert "1 runs are under way: what they commit to orders from now on" in said
 
 
 # A line at one go: that of another program may come between two.
@@ -200,6 +221,8 @@ sys.exit(cli._ui(Home(Path(sys.argv[1])), 0))
 def test_what_ends_the_ui_ends_both_programs_and_ctrl_c_reaches_neither_them_nor_their_runs(tmp_path, ended_by) -> None:
     told = "signal.signal(signal.SIGINT, lambda *_: os.write(1, b'was interrupted'))"
     programs = [PROGRAM.format(at_ctrl_c=told, name=name) for name in ("web server", "daemon")]
+    with open_record(Home(tmp_path)) as instance:
+        instance.add_daemon_heartbeat(DaemonHeartbeat(0.0, "SENSOR", "x", []))
     ui = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", UI, str(tmp_path), *programs],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=PROJECT_ROOT,
@@ -211,6 +234,9 @@ def test_what_ends_the_ui_ends_both_programs_and_ctrl_c_reaches_neither_them_nor
     os.killpg(ui.pid, ended_by)
     rest, _ = ui.communicate(timeout=30)
     assert ui.returncode == 0 and rest == "", "the pipe is closed: nobody is left that could write to it"
+    # A daemon that a person has stopped is not missed.
+    with open_record(Home(tmp_path)) as instance:
+        assert bool(instance.get_daemon_heartbeats()) == (ended_by != signal.SIGINT)
 
 
 # --------------------------------------------------------------------------------------------------- what there is

@@ -179,6 +179,9 @@ def _look_at_check(
     text = masked(f"{step.asset}{f' {span}' if span else ''}: {check.check_name} failed. {figures}{means}")
     severity = "error" if check.severity == dg.AssetCheckSeverity.ERROR else "warning"
     kind = KIND_OF_CHECK.get(check.check_name, CHECK)
+    if kind == STALE and any(one.alert.key == f"failed:{step.asset}" for one in outbox.alerts(standing_only=True)):
+        # The list that should have gone out did not, and that is told.
+        return
     outbox.raise_alert(Alert(key, kind, severity, step.asset, text, span, owners, run_id), at)
 
 
@@ -306,6 +309,16 @@ def deaf_addresses(outbox: Outbox) -> Iterable[Alert]:
     for address, count in outbox.undelivered().items():
         text = f"{count} messages could not be delivered to {address}. When it works again: analytics-assets alerts --retry"
         yield Alert(f"{_NOW}undelivered:{address}", UNDELIVERED, "error", PLATFORM, text)
+
+
+def look_at_deaf_addresses(outbox: Outbox, now: datetime) -> None:
+    """Raise alerts of addresses that accept nothing, and end those of addresses that do again."""
+    deaf = list(deaf_addresses(outbox))
+    for alert in deaf:
+        outbox.raise_alert(alert, now)
+    for standing in outbox.alerts(standing_only=True):
+        if standing.alert.kind == UNDELIVERED and standing.alert.key not in {alert.key for alert in deaf}:
+            outbox.recover(standing.alert.key, now)
 
 
 def rows_of_alerts(outbox: Outbox) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ def _ago(now: datetime, then: datetime) -> str:
 def _daemons(instance: dg.DagsterInstance, now: datetime) -> Iterator[tuple[bool, str]]:
     beats = {kind: datetime.fromtimestamp(beat.timestamp, UTC) for kind, beat in instance.get_daemon_heartbeats().items()}
     if not beats:
-        yield False, "the daemon has never run here: make ui"
+        yield False, "the daemon has never run here, or was stopped: make ui"
         return
     newest = max(beats.values())
     if now - newest > DEAD:

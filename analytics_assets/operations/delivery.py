@@ -18,7 +18,7 @@ from analytics_assets.operations.alerts import (
     DAEMON,
     PLATFORM,
     WATCHING,
-    deaf_addresses,
+    look_at_deaf_addresses,
     look_at_ended_runs,
     look_at_now,
     on_the_wall,
@@ -35,6 +35,8 @@ SHOWN = 20
 # The watch has a minute for a tick; what is left over is delivered by the next.
 SECONDS_TO_DELIVER = 40
 ASLEEP = timedelta(minutes=15)
+# The note of when a home had its first address.
+_ADDRESSED_SINCE = "addressed_since"
 
 Send = Callable[[str, str, str, bool], str | None]
 
@@ -64,8 +66,15 @@ def addresses_for(alert: Alert, routes: Sequence[AlertRoute]) -> list[str]:
 
 
 def write_messages(outbox: Outbox, settings: Alerts, now: datetime) -> None:
-    """Write the messages about alerts that nobody was told of."""
-    for standing, news in outbox.unaddressed(now - NEWS):
+    """Write the messages about alerts that nobody was told of. Who is told for the first time hears of what stands alone."""
+    since = outbox.note(_ADDRESSED_SINCE)
+    if since is None and any(urls_of(route.urls) for route in settings.routes):
+        since = now.isoformat()
+        outbox.take_note(_ADDRESSED_SINCE, since)
+    raised_after = now - NEWS
+    if since:
+        raised_after = max(raised_after, datetime.fromisoformat(since))
+    for standing, news in outbox.unaddressed(raised_after):
         with outbox.together():
             if news == "recovered":
                 addresses = outbox.addresses_of(standing.number, "raised")
@@ -229,8 +238,7 @@ def watch(platform: Platform, instance: dg.DagsterInstance, specs: Sequence[dg.A
     write_messages(outbox, platform.settings.alerts, clock())
     accepted, refused = deliver(outbox, platform.settings.alerts, clock, send_by_apprise)
     # `make run` looks once: what it could not deliver is told by the list that it ends with.
-    for alert in deaf_addresses(outbox):
-        outbox.raise_alert(alert, clock())
+    look_at_deaf_addresses(outbox, clock())
     if by_daemon:
         outbox.take_note("watched_at", clock().isoformat())
     return summary(outbox.alerts(standing_only=True), accepted, refused)

@@ -181,6 +181,17 @@ def test_a_list_that_is_blocked_night_after_night_is_one_alert(shop) -> None:
     assert shop.standing() == []
 
 
+def test_a_list_that_did_not_go_out_is_not_told_as_stale_too(shop, monkeypatch) -> None:
+    monkeypatch.setitem(watching.KIND_OF_CHECK, "amounts_are_usual", watching.STALE)
+    shop.run("list", "2011-10-30", says="blocked: orders is stale")
+    shop.run("list", "2011-10-29", says="warns")
+    shop.look()
+    assert shop.standing() == [("activation blocked", "error", "list", "2011-10-30")]
+    shop.run("list", "2011-10-31", says="warns")
+    shop.look()
+    assert shop.standing() == [("stale", "warning", "list", "2011-10-31")]
+
+
 def test_an_alert_that_is_seen_again_is_of_the_kind_that_was_seen_last(shop) -> None:
     shop.run("orders", "2011-10-30", says="blocked: NULL in order_id")
     shop.run("orders", "2011-10-30", says="breaks")

@@ -296,6 +296,26 @@ def test_without_an_address_alerts_are_kept_nothing_waits_and_what_stands_is_tol
     assert outbox.alerts()[0].delivery == "raised: taken, TEST_URLS#1, 1 attempts"
 
 
+def test_who_is_told_for_the_first_time_hears_of_what_stands_and_not_of_what_was_over_before(outbox, monkeypatch) -> None:
+    monkeypatch.delenv("TEST_URLS", raising=False)
+    for number in (1, 2):
+        outbox.raise_alert(alert(number), NOW)
+    outbox.recover("key 1", NOW)
+    write_messages(outbox, SETTINGS, NOW)
+    monkeypatch.setenv("TEST_URLS", "json://a")
+    first, later = NOW + timedelta(hours=1), NOW + timedelta(hours=2)
+    write_messages(outbox, SETTINGS, first)
+    # A process without the address leaves what comes and goes from now on to one that has it.
+    monkeypatch.delenv("TEST_URLS")
+    outbox.raise_alert(alert(3), later)
+    outbox.recover("key 3", later)
+    write_messages(outbox, SETTINGS, later)
+    monkeypatch.setenv("TEST_URLS", "json://a")
+    write_messages(outbox, SETTINGS, later)
+    told = [(message.alert_number, message.news) for message in outbox.take("TEST_URLS#1", later)]
+    assert told == [(2, "raised"), (3, "raised"), (3, "recovered")]
+
+
 def test_a_url_that_was_taken_away_is_a_problem_that_is_told(outbox, monkeypatch) -> None:
     monkeypatch.setenv("TEST_URLS", "json://a json://b")
     outbox.raise_alert(alert(1), NOW)
