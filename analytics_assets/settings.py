@@ -46,6 +46,9 @@ def _empty_is_none(value: Any) -> Any:
 
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_normalised_names)]
+# Pydantic would take true for 1 and "30" for 30.
+Number = Annotated[float, Field(strict=True)]
+Count = Annotated[int, Field(strict=True)]
 OptionalDay = Annotated[date | None, BeforeValidator(_empty_is_none)]
 OptionalTime = Annotated[time | None, BeforeValidator(_empty_is_none)]
 
@@ -134,7 +137,7 @@ class Identity(_Table):
         "null", "[object object]", "test", "true", "undefined", "unknown", "user",
     )  # fmt: skip
     fold_email_case: bool = True
-    max_aliases: Annotated[int, Field(ge=2, le=10_000)] = 100
+    max_aliases: Annotated[Count, Field(ge=2, le=10_000)] = 100
 
     @field_validator("anonymous_pattern")
     @classmethod
@@ -152,7 +155,7 @@ class Identity(_Table):
 class Items(_Table):
     """How item lines find their order: the person's latest purchase or refund at most this long before."""
 
-    window_minutes: Annotated[int, Field(ge=1, le=360)] = 60
+    window_minutes: Annotated[Count, Field(ge=1, le=360)] = 60
 
 
 class Accounts(_Table):
@@ -188,7 +191,7 @@ class Accounts(_Table):
         "subscription refunded",
         "trial ended",
     )
-    session_minutes: Annotated[int, Field(ge=1, le=60)] = 30
+    session_minutes: Annotated[Count, Field(ge=1, le=60)] = 30
 
 
 class Subscriptions(_Table):
@@ -203,8 +206,8 @@ class Subscriptions(_Table):
     upgraded: Names = ("subscription upgraded",)
     downgraded: Names = ("subscription downgraded",)
     canceled: Names = ("subscription canceled", "subscription cancelled", "account deleted")
-    grace_days: Annotated[int, Field(ge=0, le=90)] = 7
-    trial_days: Annotated[int, Field(ge=1, le=365)] = 30
+    grace_days: Annotated[Count, Field(ge=0, le=90)] = 7
+    trial_days: Annotated[Count, Field(ge=1, le=365)] = 30
 
     @model_validator(mode="after")
     def _one_meaning_each(self) -> Subscriptions:
@@ -218,11 +221,11 @@ class Subscriptions(_Table):
 class HealthWeights(_Table):
     """Points that each component adds to an account's health at most; together 100."""
 
-    active_users: Annotated[float, Field(ge=0, le=100)] = 30
-    events: Annotated[float, Field(ge=0, le=100)] = 20
-    features: Annotated[float, Field(ge=0, le=100)] = 20
-    recency: Annotated[float, Field(ge=0, le=100)] = 15
-    seats: Annotated[float, Field(ge=0, le=100)] = 15
+    active_users: Annotated[Number, Field(ge=0, le=100)] = 30
+    events: Annotated[Number, Field(ge=0, le=100)] = 20
+    features: Annotated[Number, Field(ge=0, le=100)] = 20
+    recency: Annotated[Number, Field(ge=0, le=100)] = 15
+    seats: Annotated[Number, Field(ge=0, le=100)] = 15
 
     @model_validator(mode="after")
     def _sum_to_100(self) -> HealthWeights:
@@ -242,10 +245,10 @@ class Health(_Table):
     """
 
     weights: HealthWeights = HealthWeights()
-    healthy: Annotated[float, Field(gt=0, lt=100)] = 70
-    at_risk: Annotated[float, Field(gt=0, lt=100)] = 40
-    hysteresis: Annotated[float, Field(ge=0, le=20)] = 3
-    falling: Annotated[float, Field(ge=1, le=100)] = 15
+    healthy: Annotated[Number, Field(gt=0, lt=100)] = 70
+    at_risk: Annotated[Number, Field(gt=0, lt=100)] = 40
+    hysteresis: Annotated[Number, Field(ge=0, le=20)] = 3
+    falling: Annotated[Number, Field(ge=1, le=100)] = 15
 
     @model_validator(mode="after")
     def _bands_in_order(self) -> Health:
@@ -262,9 +265,9 @@ class Churn(_Table):
     `training_subjects` caps the subjects of one cut-off that models learn from (the same subjects every day).
     """
 
-    account_horizon_days: Annotated[int, Field(ge=7, le=365)] = 30
-    customer_horizon_days: Annotated[int, Field(ge=7, le=365)] = 90
-    training_subjects: Annotated[int, Field(ge=100)] = 50_000
+    account_horizon_days: Annotated[Count, Field(ge=7, le=365)] = 30
+    customer_horizon_days: Annotated[Count, Field(ge=7, le=365)] = 90
+    training_subjects: Annotated[Count, Field(ge=100)] = 50_000
 
 
 class TrainingSet(_Table):
@@ -274,7 +277,7 @@ class TrainingSet(_Table):
     subjects: Literal["accounts", "customers"]
     events: Annotated[Names, Field(min_length=1)]
     absent: bool = False
-    horizon_days: Annotated[int, Field(ge=1, le=365)]
+    horizon_days: Annotated[Count, Field(ge=1, le=365)]
 
 
 class Ltv(_Table):
@@ -284,16 +287,16 @@ class Ltv(_Table):
     year's where the business has not yet seen a whole year with this project; what its own past says then corrects it.
     """
 
-    horizon_days: Annotated[int, Field(ge=7, le=1825)] = 365
-    annual_discount_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    interval_coverage: Annotated[float, Field(ge=0.5, le=0.99)] = 0.8
+    horizon_days: Annotated[Count, Field(ge=7, le=1825)] = 365
+    annual_discount_rate: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    interval_coverage: Annotated[Number, Field(ge=0.5, le=0.99)] = 0.8
     season: Annotated[
-        Annotated[tuple[Annotated[float, Field(gt=0, lt=inf)], ...], Field(min_length=12, max_length=12)] | None,
+        Annotated[tuple[Annotated[Number, Field(gt=0, lt=inf)], ...], Field(min_length=12, max_length=12)] | None,
         Field(description="twelve sales above 0, those of an ordinary January, February, ..., December"),
     ] = None
 
 
-Score = Annotated[int, Field(ge=1, le=5)]
+Score = Annotated[Count, Field(ge=1, le=5)]
 ScoreRange = Annotated[tuple[Score, Score], Field(description="lowest and highest score, such as [4, 5]")]
 
 
@@ -333,8 +336,8 @@ class Segments(_Table):
         SegmentRule(name="Hibernating", r=(2, 2)),
         SegmentRule(name="Lost", r=(1, 1)),
     )
-    clusters: Annotated[int, Field(ge=2, le=12)] = 5
-    unusual_movement: Annotated[float, Field(gt=1)] = 3.0
+    clusters: Annotated[Count, Field(ge=2, le=12)] = 5
+    unusual_movement: Annotated[Number, Field(gt=1)] = 3.0
 
     @model_validator(mode="after")
     def _every_score_has_a_segment(self) -> Segments:
@@ -375,10 +378,10 @@ class Affinity(_Table):
     Baskets with more than `basket_cap` different products are left out and counted: one of 5,000 lines is 12.5 M pairs.
     """
 
-    history_days: Annotated[int, Field(ge=1, le=3650)] = 365
-    minimum_baskets: Annotated[int, Field(ge=1)] = 5
-    basket_cap: Annotated[int, Field(ge=2, le=5000)] = 100
-    related_products: Annotated[int, Field(ge=1, le=1000)] = 20
+    history_days: Annotated[Count, Field(ge=1, le=3650)] = 365
+    minimum_baskets: Annotated[Count, Field(ge=1)] = 5
+    basket_cap: Annotated[Count, Field(ge=2, le=5000)] = 100
+    related_products: Annotated[Count, Field(ge=1, le=1000)] = 20
 
 
 class Recommendations(_Table):
@@ -388,10 +391,10 @@ class Recommendations(_Table):
     nobody bought in the last `assortment_days`, and the excluded products (by id) and categories, letter case and spaces aside.
     """
 
-    length: Annotated[int, Field(ge=1, le=100)] = 20
-    history_days: Annotated[int, Field(ge=1, le=3650)] = 730
-    rest_days: Annotated[int, Field(ge=0, le=365)] = 3
-    assortment_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    length: Annotated[Count, Field(ge=1, le=100)] = 20
+    history_days: Annotated[Count, Field(ge=1, le=3650)] = 730
+    rest_days: Annotated[Count, Field(ge=0, le=365)] = 3
+    assortment_days: Annotated[Count, Field(ge=1, le=3650)] = 90
     excluded_products: Names = ()
     excluded_categories: Names = ()
 
@@ -409,12 +412,12 @@ class Activation(_Table):
     campaign: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="lower-case letters, digits, - and _")] = (
         "nightly"
     )
-    products_per_email: Annotated[int, Field(ge=1, le=20)] = 8
+    products_per_email: Annotated[Count, Field(ge=1, le=20)] = 8
     consent_required: bool = True
     consent_means: Names = ("true", "yes", "1", "on", "subscribed", "opted in", "y", "t")
     suppression_file: Path | None = None
-    holdout_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    onsite_hours_to_live: Annotated[int, Field(ge=1, le=24 * 90)] = 72
+    holdout_share: Annotated[Number, Field(ge=0, le=0.5)] = 0.05
+    onsite_hours_to_live: Annotated[Count, Field(ge=1, le=24 * 90)] = 72
 
 
 class Operations(_Table):
@@ -429,11 +432,11 @@ class Operations(_Table):
 
     night_starts_by: OptionalTime = time(4)
     window_ends: time = time(6)
-    warn_days: Annotated[int, Field(ge=1, le=365)] = 30
+    warn_days: Annotated[Count, Field(ge=1, le=365)] = 30
     price_per_hour: Annotated[Decimal, Field(ge=0)] | None = None
-    proof_partitions: Annotated[int, Field(ge=0, le=100)] = 1
+    proof_partitions: Annotated[Count, Field(ge=0, le=100)] = 1
     # The last 30 days are kept filled, and one more may be at work.
-    as_of_days_kept: Annotated[int, Field(ge=31)] = 90
+    as_of_days_kept: Annotated[Count, Field(ge=31)] = 90
 
 
 Severity = Literal["warning", "error"]
@@ -454,7 +457,7 @@ class Alerts(_Table):
     """Who hears of what: an alert goes along every route that fits it. `attempts` are made before it counts as undelivered."""
 
     routes: tuple[AlertRoute, ...] = (AlertRoute(urls="ANALYTICS_ALERT_URLS"),)
-    attempts: Annotated[int, Field(ge=1, le=20)] = 8
+    attempts: Annotated[Count, Field(ge=1, le=20)] = 8
 
 
 class Exports(_Table):

@@ -52,6 +52,15 @@ def test_every_mistake_is_told_at_once() -> None:
     assert [line.split(":")[1] for line in message.splitlines()] == ["2", "3", "5"]
 
 
+@pytest.mark.parametrize("written", ["true", '"30"'])
+def test_true_and_a_number_in_quotes_are_no_number(written: str) -> None:
+    weights = f"[health.weights]\nactive_users = {written}\nevents = 49\nfeatures = 20\nrecency = 15\nseats = 15\n"
+    assert "shop.toml:5: health.weights.active_users: should be a number (found" in mistake(GOOD + weights)
+    assert "shop.toml:5: items.window_minutes: should be a whole number (found" in mistake(
+        GOOD + f"[items]\nwindow_minutes = {written}\n"
+    )
+
+
 def test_a_zone_whose_clocks_change_by_half_an_hour_is_refused_and_one_that_lies_half_an_hour_apart_is_not() -> None:
     message = mistake('[business]\ntime_zone = "Australia/Lord_Howe"\ncurrency = "AUD"\n')
     assert "shop.toml:2: business.time_zone: 'Australia/Lord_Howe' changes its clocks by half an hour" in message
