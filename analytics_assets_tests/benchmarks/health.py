@@ -19,7 +19,7 @@ from analytics_assets.settings import parse_settings
 from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.work import Platform, Work
 from analytics_assets_tests.benchmarks.comparison import Comparison, gigabytes_held, seconds_of, taking_turns
-from analytics_assets_tests.saas.health.test_planted_health import RANKED_DAYS, correlations, scored
+from analytics_assets_tests.saas.health.test_planted_health import ALARM, ENOUGH_DAYS, RANKED_DAYS, alarms, correlations, scored
 
 LAST_DAY = date(2026, 3, 31)
 FEW_DAYS, THREE_YEARS = 100, 1_096
@@ -48,11 +48,13 @@ def measure(repetitions: int, folder: Path, accounts: int) -> Iterator[Compariso
 
 
 def ranking(folder: Path, companies: int = 20) -> Iterator[str]:
-    """How well scores rank accounts by their true health, beside the best raw figure of each company and day, over companies of unseen seeds."""
-    found = []
+    """How well scores rank accounts by their true health, beside the best raw figure of each company and day, and how early and how
+    often falsely `falling_accounts` tells of decay, over companies of unseen seeds."""
+    found, told = [], []
     for seed in range(FRESH_SEED, FRESH_SEED + companies):
         company = scored(seed, folder / f"ranked {seed}")
         found.append([correlations(company, day) for day in RANKED_DAYS])
+        told.append(alarms(company))
     scores = np.array([[ranks["score"] for ranks in days] for days in found])
     best = np.array([[max(value for name, value in ranks.items() if name != "score") for ranks in days] for days in found])
     ahead = scores - best
@@ -62,6 +64,15 @@ def ranking(folder: Path, companies: int = 20) -> Iterator[str]:
         f"({scores.min():.3f} to {scores.max():.3f}); less the best raw figure of the day: mean {ahead.mean():+.3f} "
         f"({ahead.min():+.3f} to {ahead.max():+.3f}), ahead on {(ahead > 0).sum()} of {ahead.size} days and, over its days, in "
         f"{(of_company > 0).sum()} of {companies} companies"
+    )
+    leaving, steady = sum(of.leaving for of in told), sum(of.steady for of in told)
+    seen = sum(of.seen * of.leaving for of in told) / leaving
+    false_days, new_a_day = (sum(getattr(of, name) * of.steady for of in told) / steady for name in ("false_days", "new_a_day"))
+    yield (
+        f"Falling accounts ({-ALARM:g} points in 28 days), of {leaving} that decay and leave: {seen:.0%} were told {ENOUGH_DAYS} days before "
+        f"the end or earlier ({min(of.seen for of in told):.0%} to {max(of.seen for of in told):.0%} in a company); of {steady:,} that never "
+        f"decay, on a day: {false_days:.1%} ({min(of.false_days for of in told):.1%} to {max(of.false_days for of in told):.1%}), and one "
+        f"comes onto the list anew every {1 / new_a_day:.0f} days"
     )
 
 

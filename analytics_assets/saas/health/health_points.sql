@@ -145,6 +145,7 @@ SELECT
     r.block,
     r.idle_hours,
     r.days_now,
+    r.days_past,
     r.seats,
     r.users_at_most,
     r.user_hours_now,

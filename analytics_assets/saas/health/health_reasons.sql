@@ -23,6 +23,7 @@ activity AS (
         'hours of use' AS what,
         CASE WHEN seats IS NULL THEN '' ELSE ' per seat' END AS measured_by,
         user_hours_now / NULLIF(user_hours_expected, 0) AS ratio,
+        days_past,
         peers_active_users AS peers,
         COALESCE(tenths * $active_users_weight * (1 - own_active_users), 0) AS own_lost,
         COALESCE(tenths * $active_users_weight * 2 * (1 - peers_active_users), 0) AS peers_lost
@@ -37,6 +38,7 @@ activity AS (
         'events' AS what,
         CASE WHEN seats IS NULL THEN '' ELSE ' per seat' END AS measured_by,
         events_now / NULLIF(events_expected, 0) AS ratio,
+        days_past,
         peers_events AS peers,
         COALESCE(tenths * $events_weight * (1 - own_events), 0) AS own_lost,
         COALESCE(tenths * $events_weight * 2 * (1 - peers_events), 0) AS peers_lost
@@ -51,6 +53,7 @@ activity AS (
         'features in use' AS what,
         CASE WHEN seats IS NULL THEN '' ELSE ' for its seats' END AS measured_by,
         features_now / NULLIF(features_expected, 0) AS ratio,
+        days_past,
         peers_features AS peers,
         COALESCE(tenths * $features_weight * (1 - own_features), 0) AS own_lost,
         COALESCE(tenths * $features_weight * 2 * (1 - peers_features), 0) AS peers_lost
@@ -74,7 +77,9 @@ components AS (
             WHEN
                 FLOOR(100 * (1 - ratio) + CAST(0.5 AS DOUBLE)) >= 1
                 AND (own_lost >= 20 OR peers_lost = 0 OR has_fallen = 1 AND peers >= CAST(0.25 AS DOUBLE))
-                THEN what || ' down ' || CAST(CAST(FLOOR(100 * (1 - ratio) + CAST(0.5 AS DOUBLE)) AS BIGINT) AS VARCHAR) || ' % in 14 days'
+                THEN
+                    what || ' down ' || CAST(CAST(FLOOR(100 * (1 - ratio) + CAST(0.5 AS DOUBLE)) AS BIGINT) AS VARCHAR)
+                    || ' % in 14 days against the ' || CAST(CAST(FLOOR(days_past) AS BIGINT) AS VARCHAR) || ' before'
             WHEN own_lost >= 20 OR peers_lost = 0 THEN what || ' grew less than at other accounts'
             WHEN peers < CAST(0.1 AS DOUBLE) THEN what || measured_by || ' among the lowest tenth'
             WHEN peers < CAST(0.25 AS DOUBLE) THEN what || measured_by || ' among the lowest quarter'

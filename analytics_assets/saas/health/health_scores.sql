@@ -61,6 +61,7 @@ SELECT
     p.block,
     p.idle_hours,
     p.days_now,
+    p.days_past,
     p.seats,
     p.users_at_most,
     p.user_hours_now,

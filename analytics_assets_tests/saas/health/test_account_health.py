@@ -49,7 +49,7 @@ def test_a_fall_by_a_quarter_costs_half_of_it_beyond_chance(vendor) -> None:
     # Without seats the other weights are scaled from 85 to 100.
     assert row["components"]["active_users"] == 23.6
     assert row["score"] == Decimal("88.3")
-    assert row["reasons"] == "hours of use down 25 % in 14 days"
+    assert row["reasons"] == "hours of use down 25 % in 14 days against the 28 before"
     assert row["coverage"] == Decimal("0.283")
 
 
@@ -62,7 +62,10 @@ def test_an_account_of_which_nothing_is_heard_for_nine_days(vendor) -> None:
     # 200 of 560 user-hours and 500 of 1,400 events are less than half, also beyond chance: 30 and 20 points of 85. The pause
     # costs 15 x 144 / 336 = 6.4. 5 of 14 features are few: 5 / 14 + 2 / sqrt(14) = 0.8917, and 20 x 2 x 0.1083 = 4.3 come fourth.
     assert row["components"]["features"] == pytest.approx(20 * 0.7833 / 0.85, abs=0.1)
-    assert row["reasons"] == "hours of use down 64 % in 14 days; events down 64 % in 14 days; no activity for 9 days"
+    assert (
+        row["reasons"]
+        == "hours of use down 64 % in 14 days against the 28 before; events down 64 % in 14 days against the 28 before; no activity for 9 days"
+    )
     vendor.settings = "[health.weights]\nactive_users = 0\nevents = 0\nfeatures = 0\nrecency = 100\nseats = 0\n"
     assert of(vendor.health(NOON), "a")["reasons"] == "no activity for 9 days"
 
@@ -80,8 +83,8 @@ def test_a_fall_is_against_four_weeks_of_the_calendar_whenever_it_was_used_in_th
         vendor.account(name, ("2026-03-30", "2026-03-30"), first_seen=since)
     vendor.open()
     rows = vendor.health(NOON)
-    assert of(rows, "old")["reasons"] == "hours of use down 50 % in 14 days"
-    assert of(rows, "new")["reasons"].split("; ")[0] == "hours of use down 59 % in 14 days"
+    assert of(rows, "old")["reasons"] == "hours of use down 50 % in 14 days against the 28 before"
+    assert of(rows, "new")["reasons"].split("; ")[0] == "hours of use down 59 % in 14 days against the 23 before"
     # Which person used it before a merger is not known, so that people are there since they were first used.
     vendor.settings = '[accounts]\nare = "people"\n'
     rows = vendor.health(NOON)
@@ -107,7 +110,10 @@ def test_who_was_silent_for_a_fortnight_is_told_to_be_silent_first(vendor) -> No
     vendor.open()
     row = of(vendor.health(datetime(2026, 3, 31, 12, tzinfo=UTC)), "a")
     assert row["components"]["recency"] == 15
-    assert row["reasons"] == "no activity for 16 days; hours of use down 100 % in 14 days; events down 100 % in 14 days"
+    assert row["reasons"] == (
+        "no activity for 16 days; hours of use down 100 % in 14 days against the 17 before; "
+        "events down 100 % in 14 days against the 17 before"
+    )
 
 
 def test_a_score_below_the_healthy_edge_and_a_fall_have_a_reason(vendor) -> None:
@@ -128,7 +134,7 @@ def test_a_score_below_the_healthy_edge_and_a_fall_have_a_reason(vendor) -> None
     row = of(vendor.health(NOON), "b")
     assert (row["trend"], row["reasons"]) == (Decimal("-5.4"), None)
     vendor.settings = "[health]\nfalling = 5\n"
-    assert of(vendor.health(NOON), "b")["reasons"] == "hours of use down 5 % in 14 days"
+    assert of(vendor.health(NOON), "b")["reasons"] == "hours of use down 5 % in 14 days against the 28 before"
 
 
 def test_silence_never_makes_an_account_healthier(vendor) -> None:
@@ -229,7 +235,9 @@ def test_no_account_is_blamed_for_what_befalls_all(vendor) -> None:
     # ((30 + 20 + 20) x 2 / 3 + 15) / 0.85 = 72.55, on each of the 28 evenings: not 3 points beyond an edge, and above 70 on the first.
     assert usual["score"] == Decimal("72.5")
     assert usual["reasons"] is None and usual["band"] == "healthy"
-    assert worse["components"]["active_users"] == 0 and worse["reasons"].startswith("hours of use down 88 % in 14 days")
+    assert worse["components"]["active_users"] == 0 and worse["reasons"].startswith(
+        "hours of use down 88 % in 14 days against the 28 before"
+    )
     assert better["components"]["active_users"] == pytest.approx(30 / 0.85, abs=0.1)
 
 
@@ -291,6 +299,7 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
                 if past >= 14
                 else None,
                 "days": min(there, 14),
+                "past": past,
                 "idle": (moment - newest["hour"]) // timedelta(hours=1),
                 "gap": past / sum(1 for back in days if back >= 14) if past >= 14 else 0,
                 "peak": max((r["active_users"] for r in recent), default=0),
@@ -481,9 +490,10 @@ def assert_true(reasons: str | None, figures: dict[str, Any], costs: dict[str, f
         assert named[0] in most or (silent and (most == {"recency"} or named[1] in most)), (reasons, costs)
     for reason in said:
         match reason.split():
-            case [*what, "down", percent, "%", "in", "14", "days"]:
+            case [*what, "down", percent, "%", "in", "14", "days", "against", "the", days, "before"]:
                 name = {"hours of use": "active_users", "events": "events", "features in use": "features"}[" ".join(what)]
                 assert int(percent) == math.floor(100 * (1 - figures["now"][name] / figures["expected"][name]) + 0.5) > 0
+                assert int(days) == figures["past"]
             case ["no", "activity", "for", days, "days"]:
                 assert int(days) == figures["idle"] // 24 >= 3
             case [*what, "ahead", "of", "only", percent, "%", "of", "other", "accounts"]:
