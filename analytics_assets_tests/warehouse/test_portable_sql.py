@@ -77,8 +77,6 @@ PARAMETERS: dict[str, Any] = {
     "fold_email_case": True,
     "grace_days": 1,
     "people_are_accounts": False,
-    "window_start_at": datetime(2026, 1, 19, 12, tzinfo=UTC),
-    "window_end_at": datetime(2026, 3, 30, 12, tzinfo=UTC),
     "blocks": 70,
     "ends": 70,
     "block": 69,
@@ -399,8 +397,10 @@ _GIVEN = {
         CAST(DATE '2026-03-28' + CAST(i AS INTEGER) AS DATE) AS evening,
         CAST(DATE '2026-02-15' + CAST(i AS INTEGER) AS DATE) AS known_since FROM range(2) AS t(i)""",
     # Accounts are drawn to be named on the last days: these days are later, so that some are known for weeks.
-    "health_blocks": """SELECT CAST(i AS BIGINT) AS block, CAST(DATE '2026-03-01' + CAST(i AS INTEGER) AS DATE) AS event_date
-        FROM range(70) AS t(i)""",
+    "health_blocks": """SELECT CAST(i AS BIGINT) AS block, CAST(DATE '2026-03-01' + CAST(i AS INTEGER) AS DATE) AS event_date,
+        CAST(24 * i + 23 AS BIGINT) AS last_hour FROM range(70) AS t(i)""",
+    "block_hours": """SELECT to_timestamp(1768824000 + 3600 * i) AS hour, CAST(i AS BIGINT) AS hour_number,
+        CAST(i // 24 AS BIGINT) AS block FROM range(1680) AS t(i)""",
     "spoken": """SELECT CAST(DATE '2026-03-29' + CAST(i % 2 AS INTEGER) AS DATE) AS as_of_date, 'sku ' || i % 5 AS product_id,
         CASE WHEN i % 4 > 0 THEN 'category ' || i % 4 END AS category, 'goes with ' || i % 5 AS reason FROM range(10) AS t(i)""",
     "health_evenings": """SELECT CAST(68 + i AS BIGINT) AS block,

@@ -83,8 +83,8 @@ ACCOUNT_HEALTH = Table(
 def account_health(work: Work) -> Mapping[str, Staged]:
     """How healthy each account is: 0 to 100 points, from what its people did up to the end of the hour.
 
-    Five components with the weights of `[health.weights]`. Activity is counted in blocks of 24 hours that end with the hour, so
-    that weeks are whole and weekdays cancel: the last 14 blocks are *now*, the 28 before them the account's own *past*.
+    Five components with the weights of `[health.weights]`. Activity is counted in days that end with the hour, so
+    that weeks are whole and weekdays cancel: the last 14 of them are *now*, the 28 before them the account's own *past*.
 
     - `active_users`: people, counted hour by hour (one who comes in three hours counts three times): reasons call it hours of use.
     - `events`: what they did.
@@ -122,12 +122,11 @@ def account_health(work: Work) -> Mapping[str, Staged]:
         at_once = hours[first : first + HOURS_AT_ONCE]
         read_usage(work, at_once[0], at_once[-1])
         judge_evenings_before(work, work.settings.health, at_once)
-        for same_time in at_the_same_time(at_once):
-            measure(work, same_time[-1], len(same_time), between=False)
+        for same_time in at_the_same_time(work, at_once):
+            days = (clock.day_of(same_time[-1]) - clock.day_of(same_time[0])).days + 1
+            measure(work, same_time[-1], days, between=False)
             score(work, work.settings.health)
-            rows = work.rows_of(
-                ACCOUNT_HEALTH, health_of_hours(work, work.settings.health, same_time, last_block(len(same_time)))
-            )
+            rows = work.rows_of(ACCOUNT_HEALTH, health_of_hours(work, work.settings.health, same_time, last_block(days)))
             for hour in same_time:
                 of_hour = rows.filter(pc.field("hour") == pa.scalar(hour))
                 staged.append(of_hour)

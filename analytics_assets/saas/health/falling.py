@@ -22,7 +22,6 @@ from analytics_assets.saas.health.scoring import (
     measure,
     read_usage,
     score,
-    whole_days_apart,
 )
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
@@ -76,7 +75,7 @@ def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
     It is a reason to look, no verdict. At simulated companies of 60 to 600 accounts, with 15 points about three of four accounts that
     decay are on it two weeks before they end, but one in 17 steady accounts is on it too, and a steady one comes onto it anew every
     hundred days: at 60 accounts somebody is called without a cause every other day. With 20 points it is two of three, one in 38, and
-    every 190 days. `churn_scores` says who of them is likely to leave.
+    every 190 days. (`make bench ONLY=health` measures the first.) `churn_scores` says who of them is likely to leave.
 
     How far to believe it stands below and, day by day, in `health_outcomes` under `falling`: how many of the accounts that were
     falling `[churn] account_horizon_days` ago have ended since, beside all bands.
@@ -90,21 +89,19 @@ def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
     known = f"as_of_date >= '{work.window.first_day - timedelta(days=1)}' AND as_of_date <= '{work.window.last_day}'"
     work.read(ACCOUNTS, known, in_memory=True)
     found: dict[date, pa.Table] = {}
-    for same_time in whole_days_apart(work, work.days):
-        measured = len(same_time) + SINCE_DAYS
-        measure(work, last_hour(work, same_time[-1]), measured)
-        score(work, work.settings.health)
-        judge_evenings(work, work.settings.health, same_time, last_block(measured))
-        ends = [last_hour(work, day) for day in same_time]
-        health = health_of_hours(work, work.settings.health, ends, last_block(measured)).to_arrow_table()
-        for back, (day, end) in enumerate(zip(reversed(same_time), reversed(ends), strict=True)):
-            block = last_block(measured) - back
-            work.connection.register("account_health", health.filter(pc.field("hour") == pa.scalar(end)))
-            rows = work.sql(
-                _HERE / "falling_accounts.sql",
-                as_of=day, block=block, blocks=SINCE_DAYS + 1, falling=10 * work.settings.health.falling,
-            )  # fmt: skip
-            found[day] = work.rows_of(FALLING_ACCOUNTS, rows)
+    measured = len(work.days) + SINCE_DAYS
+    measure(work, last_hour(work, work.window.last_day), measured)
+    score(work, work.settings.health)
+    judge_evenings(work, work.settings.health, work.days, last_block(measured))
+    ends = [last_hour(work, day) for day in work.days]
+    health = health_of_hours(work, work.settings.health, ends, last_block(measured)).to_arrow_table()
+    for back, (day, end) in enumerate(zip(reversed(work.days), reversed(ends), strict=True)):
+        work.connection.register("account_health", health.filter(pc.field("hour") == pa.scalar(end)))
+        rows = work.sql(
+            _HERE / "falling_accounts.sql",
+            as_of=day, block=last_block(measured) - back, blocks=SINCE_DAYS + 1, falling=10 * work.settings.health.falling,
+        )  # fmt: skip
+        found[day] = work.rows_of(FALLING_ACCOUNTS, rows)
     newest = pl.DataFrame(found[work.window.last_day])
     began = newest.filter(pl.col("falling_since") == work.window.last_day)
     began = began.sort(pl.col("mrr").fill_null(0), "trend", "account_id", descending=[True, False, False])

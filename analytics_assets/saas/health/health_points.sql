@@ -1,4 +1,4 @@
--- One row per account and block of 24 hours with an event in the 42 blocks that end with it, for the first $ends and the last $ends of
+-- One row per account and block (a day that ends with the hour that is scored) with an event in the 42 blocks that end with it, for the first $ends and the last $ends of
 -- the blocks that have 42: what its health is made of at the block's end. now: the last 14 blocks; expected: 14 blocks of the 28 before
 -- them, counted from the account's first; own_...: from the account's own past, 0 to 1; peers_...: its place among all accounts of that
 -- moment, 0 to 1. NULL: cannot be known.
@@ -25,6 +25,7 @@ every_block AS (
         u.last_hour,
         u.latest_seats,
         u.block AS used_block,
+        b.last_hour AS ends_with,
         b.block + 1 - DATE_DIFF('day', CAST(n.first_seen_date AS DATE), CAST(b.event_date AS DATE)) AS named_block
     FROM users_of_blocks AS a
     CROSS JOIN health_blocks AS b
@@ -35,6 +36,7 @@ sums AS (
     SELECT
         account_id,
         block,
+        ends_with,
         CAST(FLOOR(COALESCE(SUM(user_hours) OVER fortnight, 0)) AS BIGINT) AS user_hours_now,
         CAST(FLOOR(COALESCE(SUM(events) OVER fortnight, 0)) AS BIGINT) AS events_now,
         CAST(FLOOR(COALESCE(SUM(features) OVER fortnight, 0)) AS BIGINT) AS features_now,
@@ -56,7 +58,7 @@ sums AS (
 dated AS (
     SELECT
         *,
-        24 * block + 23 - last_hour AS idle_hours,
+        ends_with - last_hour AS idle_hours,
         CASE WHEN seats IS NULL THEN 0 ELSE 1 END AS has_seats,
         LEAST(block - first_block + 1, 14) AS days_now,
         COALESCE(seats, 1) AS seats_or_one,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from itertools import groupby
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import duckdb
@@ -35,19 +34,24 @@ def hours_between(start: datetime, end: datetime) -> list[datetime]:
     return [start.astimezone(UTC) + timedelta(hours=number) for number in range(count)]
 
 
-def at_the_same_time(hours: Sequence[datetime]) -> list[list[datetime]]:
-    """Consecutive hours by their time of day, those of the last hour at the end.
+def at_the_same_time(work: Work, hours: Sequence[datetime]) -> list[list[datetime]]:
+    """Consecutive hours by their time on the business's clock, those of the last hour at the end.
 
-    Hours that lie whole days apart share their blocks of 24 hours: a month of 720 hours is 24 computations.
+    They share their days that end with the hour: a month of 720 hours is 24 computations. When the clock goes back, the first of the
+    hour that comes twice stands alone: days before and after it hold both.
     """
-    groups = [list(hours[len(hours) - 1 - back :: -24])[::-1] for back in range(min(24, len(hours)))]
-    return groups[::-1]
+    groups: dict[tuple[time, int], list[datetime]] = {}
+    for hour in reversed(hours):
+        zone = work.settings.business.zone
+        key = hour.astimezone(zone).time(), (hour + timedelta(hours=1)).astimezone(zone).fold
+        groups.setdefault(key, []).append(hour)
+    return [group[::-1] for group in reversed(groups.values())]
 
 
 def read_usage(work: Work, first: datetime, last: datetime) -> None:
     """Make `account_usage` readable, as far back as the health of the hours from `first` to `last` looks."""
-    days = [work.platform.clock.day_of(hour) for hour in (first + timedelta(hours=1) - timedelta(days=WINDOW_DAYS), last)]
-    work.read(ACCOUNT_USAGE, f"event_date >= '{days[0]}' AND event_date <= '{days[1]}'")
+    first_day, last_day = work.platform.clock.day_of(first) - timedelta(days=WINDOW_DAYS), work.platform.clock.day_of(last)
+    work.read(ACCOUNT_USAGE, f"event_date >= '{first_day}' AND event_date <= '{last_day}'")
 
 
 def last_hour(work: Work, day: date) -> datetime:
@@ -55,25 +59,29 @@ def last_hour(work: Work, day: date) -> datetime:
     return work.platform.clock.begins(day + timedelta(days=1)) - timedelta(hours=1)
 
 
-def whole_days_apart(work: Work, days: Sequence[date]) -> list[list[date]]:
-    """Consecutive days in groups whose ends lie whole days apart and share their blocks; the clock changes twice a year."""
-    return [list(group) for _, group in groupby(days, key=lambda day: last_hour(work, day).timestamp() % 86_400)]
-
-
 def measure(work: Work, last: datetime, days: int = 1, between: bool = True) -> None:
-    """Make `health_points` for the hour `last`, the hours 24 hours apart before it (`days` in all), and the 28 days before those.
+    """Make `health_points` for the hour `last`, that time of day on the days before it (`days` in all), and the 28 days before those.
 
-    Blocks end with that hour; the number of its own block is `last_block(days)`. Reads `account_usage` and `accounts`.
+    A block is a day that ends with that time on the business's clock, of 23 to 25 hours when the clock changes; the number of the
+    newest is `last_block(days)`. Reads `account_usage` and `accounts`.
 
     Args:
         between: trends only look at the hours and at those 28 days before them; bands look at what lies between as well.
     """
     blocks = WINDOW_DAYS + days - 1
-    end = last + timedelta(hours=1)
-    usage = work.sql(_HERE / "usage_blocks.sql", window_start_at=end - timedelta(days=blocks), window_end_at=end)
-    _keep(work, "usage_blocks", usage)
-    dates = [work.platform.clock.day_of(last - timedelta(days=back)) for back in range(blocks - 1, -1, -1)]
-    work.connection.register("health_blocks", pa.table({"block": range(blocks), "event_date": dates}))
+    zone, last_day = work.settings.business.zone, work.platform.clock.day_of(last)
+    begin = last.astimezone(zone).replace(tzinfo=None) + timedelta(hours=1) - timedelta(days=blocks)
+    hours = hours_between(begin.replace(tzinfo=zone).astimezone(UTC), last + timedelta(hours=1))
+    block_of = [(hour.astimezone(zone).replace(tzinfo=None) - begin) // timedelta(days=1) for hour in hours]
+    last_hour_of = dict(zip(block_of, range(len(hours)), strict=True))
+    work.connection.register("block_hours", pa.table({"hour": hours, "hour_number": range(len(hours)), "block": block_of}))
+    _keep(work, "usage_blocks", work.sql(_HERE / "usage_blocks.sql"))
+    columns = {
+        "block": range(blocks),
+        "event_date": [last_day - timedelta(days=back) for back in range(blocks - 1, -1, -1)],
+        "last_hour": [last_hour_of[block] for block in range(blocks)],
+    }
+    work.connection.register("health_blocks", pa.table(columns))
     points = work.sql(
         _HERE / "health_points.sql",
         blocks=blocks,
@@ -101,14 +109,10 @@ def judge_evenings_before(work: Work, health: Health, hours: Sequence[datetime])
     """
     first, last = (_judged_on(work, hour) for hour in (hours[0], hours[-1]))
     evenings = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    bands = []
-    for same_time in whole_days_apart(work, evenings):
-        days = len(same_time) - 1
-        measure(work, last_hour(work, same_time[-1]), days)
-        score(work, health)
-        judge_evenings(work, health, same_time, last_block(days))
-        bands.append(work.connection.table("evening_bands").to_arrow_table())
-    _keep(work, "evening_bands", work.connection.from_arrow(pa.concat_tables(bands)))
+    days = len(evenings) - 1
+    measure(work, last_hour(work, last), days)
+    score(work, health)
+    judge_evenings(work, health, evenings, last_block(days))
     scores = work.connection.sql(
         "SELECT account_id, $newest - block AS evenings_before, score FROM health_scores", params={"newest": last_block(days)}
     )
@@ -116,7 +120,7 @@ def judge_evenings_before(work: Work, health: Health, hours: Sequence[datetime])
 
 
 def judge_evenings(work: Work, health: Health, days: Sequence[date], newest_block: int) -> None:
-    """Make `evening_bands` for days whose ends lie 24 hours apart, from `health_scores`.
+    """Make `evening_bands` for consecutive days, from `health_scores`.
 
     Args:
         newest_block: the block of `health_scores` that ends with the last day.
@@ -127,14 +131,14 @@ def judge_evenings(work: Work, health: Health, days: Sequence[date], newest_bloc
 
 
 def health_of_hours(work: Work, health: Health, hours: Sequence[datetime], newest_block: int) -> duckdb.DuckDBPyRelation:
-    """The health of every account at the end of hours that lie 24 hours apart, in the order of their key; reads `accounts` and `evening_bands`.
+    """The health of every account at the end of hours of one time of day, in the order of their key; reads `accounts` and `evening_bands`.
 
     Args:
         newest_block: the block of `health_scores` that ends with the last hour.
     """
     days = [work.platform.clock.day_of(hour) for hour in hours]
     columns = {
-        "block": range(newest_block - len(hours) + 1, newest_block + 1),
+        "block": [newest_block - (days[-1] - day).days for day in days],
         "hour": hours,
         "event_date": days,
         "hour_of_day": [
@@ -142,7 +146,7 @@ def health_of_hours(work: Work, health: Health, hours: Sequence[datetime], newes
         ],
         "judged_on": [_judged_on(work, hour) for hour in hours],
         "evening": [day - timedelta(days=1) for day in days],
-        "known_since": [work.platform.clock.day_of(hour - timedelta(days=BAND_DAYS)) - FORTNIGHT for hour in hours],
+        "known_since": [day - timedelta(days=BAND_DAYS) - FORTNIGHT for day in days],
     }
     work.connection.register("health_hours", pa.table(columns))
     due = {"healthy": health.healthy, "falling": health.falling}

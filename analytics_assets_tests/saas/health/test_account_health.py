@@ -4,7 +4,7 @@ import json
 import math
 import random
 from collections import defaultdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from analytics_assets.saas.health.assets import ACCOUNT_HEALTH
-from analytics_assets.saas.health.scoring import at_the_same_time
+from analytics_assets.saas.health.scoring import at_the_same_time, hours_between
 from analytics_assets.settings import Health, SettingsError, parse_settings
 from analytics_assets.warehouse.engine import engine
 
@@ -247,12 +247,20 @@ def test_weights_that_do_not_sum_to_100_are_refused_by_name() -> None:
         parse_settings(text, "analytics.toml")
 
 
-def test_hours_of_one_time_of_day_share_their_blocks() -> None:
-    hours = [NOON + timedelta(hours=number) for number in range(50)]
-    groups = at_the_same_time(hours)
-    assert sorted(hour for group in groups for hour in group) == hours and len(groups) == 24
-    assert all(later - earlier == timedelta(days=1) for group in groups for earlier, later in pairwise(group))
-    assert groups[-1][-1] == hours[-1]
+def test_hours_of_one_time_of_day_share_their_blocks_and_the_first_of_an_hour_that_comes_twice_stands_alone(vendor) -> None:
+    def grouped(work):
+        return at_the_same_time(work, hours_between(work.window.start, work.window.end))
+
+    vendor.zone = "Europe/London"
+    for first, alone in ((date(2026, 3, 28), 0), (date(2026, 10, 24), 1)):
+        start, end = (vendor.platform.clock.begins(first + timedelta(days=n)) for n in (0, 3))
+        groups = vendor.compute(grouped, start, end)
+        assert sorted(hour for group in groups for hour in group) == hours_between(start, end)
+        assert len(groups) == 24 + alone and groups[-1][-1] == end - timedelta(hours=1)
+        for group in groups:
+            times = [hour.astimezone(ZoneInfo("Europe/London")).time() for hour in group]
+            assert len(set(times)) == 1 and group == sorted(group)
+    assert [group for group in groups if len(group) == 1] == [[datetime(2026, 10, 25, 0, tzinfo=UTC)]]
 
 
 # ---------------------------------------------------------------------------------------------- beside plain loops
@@ -269,13 +277,20 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
     for row in vendor.usage:
         usage[row["account_id"]][row["hour"]] = row
 
-    def halves(moment: datetime) -> dict[str, dict[str, Any]]:
-        """By account what can be known at the end of an hour."""
+    zone = ZoneInfo(vendor.zone)
+
+    def wall(when: datetime) -> datetime:
+        return when.astimezone(zone).replace(tzinfo=None)
+
+    def halves(end: datetime) -> dict[str, dict[str, Any]]:
+        """By account what can be known at a time on the clock of the wall, and no later than the hour."""
+        last = end - timedelta(hours=1)
+        moment = min(last.replace(tzinfo=zone, fold=1).astimezone(UTC), hour)
         found: dict[str, dict[str, Any]] = {}
         for account, hours in usage.items():
             days: dict[int, list[dict[str, Any]]] = defaultdict(list)
             for when, row in hours.items():
-                if when <= moment and (back := (moment - when) // timedelta(hours=24)) < 42:
+                if when <= moment and (back := (last - wall(when)) // timedelta(days=1)) < 42:
                     days[back].append(row)
             if not days:
                 continue
@@ -288,7 +303,7 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
             newest = max((r for rows in days.values() for r in rows), key=lambda r: r["hour"])
             with_seats = [r for rows in days.values() for r in rows if r["seats"] is not None and r["seats"] > 0]
             # It is there since its first event of six weeks, or since the day after it was first named.
-            age = (clock.day_of(moment) - known[account]["first_seen_date"]).days if account in known else 0
+            age = (last.date() - known[account]["first_seen_date"]).days if account in known else 0
             there = min(max(max(days) + 1, age), 42)
             past = there - 14
             found[account] = {
@@ -359,9 +374,9 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
         return found
 
     judged_on = clock.day_of(hour + timedelta(hours=1)) - timedelta(days=1)
-    evening_hour = clock.begins(judged_on + timedelta(days=1)) - timedelta(hours=1)
-    evenings = [halves(evening_hour - timedelta(days=back)) for back in range(27, -1, -1)]
-    at_hour, month_before = halves(hour), halves(hour - timedelta(days=28))
+    midnight, end = datetime.combine(judged_on, time.min) + timedelta(days=1), wall(hour) + timedelta(hours=1)
+    evenings = [halves(midnight - timedelta(days=back)) for back in range(27, -1, -1)]
+    at_hour, month_before = halves(end), halves(end - timedelta(days=28))
     result = {}
     for account in set(at_hour) | set(known):
         if account in known and known[account]["ended_on"] is not None:
@@ -384,9 +399,7 @@ def expected(vendor, hour: datetime) -> dict[str, dict[str, Any]]:
         then = None
         if account in month_before:
             then = month_before[account]["score"] if month_before[account]["days"] == 14 else None
-        elif account in known and known[account]["first_seen_date"] <= clock.day_of(hour - timedelta(days=28)) - timedelta(
-            days=14
-        ):
+        elif account in known and known[account]["first_seen_date"] <= clock.day_of(hour) - timedelta(days=42):
             then = 0
         result[account] = {
             "score": score / 10,
@@ -404,7 +417,7 @@ def known_enough(figures: dict[str, Any]) -> bool:
     return math.floor(10 * figures["weight"] + 0.5) >= 200
 
 
-def fill(vendor, seed: int, accounts: int = 26, days: int = 80) -> None:
+def fill(vendor, seed: int, accounts: int = 26, days: int = 80, known_until: str = "2026-03-22") -> None:
     """Accounts of all kinds: busy and idle, with and without seats, young, fading, back after a pause, ended, known or not."""
     chance = random.Random(seed)
     start = datetime(2026, 1, 1, tzinfo=UTC)
@@ -433,8 +446,8 @@ def fill(vendor, seed: int, accounts: int = 26, days: int = 80) -> None:
                 )
         if number % 7:
             ended = chance.choice([None, None, "2026-03-15", "2026-03-19"])
-            vendor.account(name, ("2026-03-01", "2026-03-22"), str(date(2026, 1, 1) + timedelta(days=born)), seats, ended)
-    vendor.account("never used", ("2026-03-01", "2026-03-22"), "2026-01-20", 7)
+            vendor.account(name, ("2026-03-01", known_until), str(date(2026, 1, 1) + timedelta(days=born)), seats, ended)
+    vendor.account("never used", ("2026-03-01", known_until), "2026-01-20", 7)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -442,8 +455,35 @@ def test_random_accounts_have_the_health_that_plain_loops_find(vendor, seed: int
     vendor.settings = "[health]\nhealthy = 65\nat_risk = 45\nhysteresis = 6\n" if seed % 2 else ""
     fill(vendor, seed, accounts=26 if seed < 4 else 8)
     vendor.open()
+    seen, reasons_due, silent = compare(vendor, [datetime(2026, 3, 20, 7, tzinfo=UTC), datetime(2026, 3, 21, 23, tzinfo=UTC)])
+    assert reasons_due and (silent or seed != 3)
+    assert seen >= {"healthy", "neutral", "at risk"} or seed == 4
+
+
+CLOCK_CHANGES = {
+    # Forward at 1:00 UTC on 29 March: the hours before and after it, an evening, and a day on which all past days are shifted.
+    "Europe/London": ["2026-03-29T00:00", "2026-03-29T01:00", "2026-03-29T22:00", "2026-04-02T11:00"],
+    # Back at 16:30 UTC on 4 April: the hour that comes twice, the evening of the long day before, and the next.
+    "Australia/Adelaide": ["2026-04-04T15:30", "2026-04-04T16:30", "2026-04-05T13:30", "2026-04-06T03:30"],
+}
+
+
+@pytest.mark.parametrize("zone", CLOCK_CHANGES)
+def test_days_end_with_the_same_time_of_the_clock_before_and_after_it_changes(vendor, zone: str) -> None:
+    vendor.zone = zone
+    fill(vendor, 21, days=96, known_until="2026-04-06")
+    for row in vendor.usage:
+        row["hour"] += timedelta(minutes=30 if zone == "Australia/Adelaide" else 0)
+        row["event_date"] = vendor.platform.clock.day_of(row["hour"])
+    vendor.open()
+    seen, *_ = compare(vendor, [datetime.fromisoformat(f"{hour}+00:00") for hour in CLOCK_CHANGES[zone]])
+    assert seen >= {"healthy", "neutral", "at risk"}
+
+
+def compare(vendor, hours: list[datetime]) -> tuple[set[str], int, int]:
+    """Hold hours against plain loops; the bands that came, how many rows were due a reason, and how many had been silent."""
     seen, reasons_due, silent = set(), 0, 0
-    for hour in (datetime(2026, 3, 20, 7, tzinfo=UTC), datetime(2026, 3, 21, 23, tzinfo=UTC)):
+    for hour in hours:
         found, wanted = vendor.health(hour), expected(vendor, hour)
         assert set(found["account_id"]) == set(wanted)
         for row in found.to_dicts():
@@ -460,8 +500,7 @@ def test_random_accounts_have_the_health_that_plain_loops_find(vendor, seed: int
                 assert_true(row["reasons"], want["now"], costs_of(want["now"], health) if due else {})
                 reasons_due += due
                 silent += want["now"]["idle"] >= 14 * 24
-    assert reasons_due and (silent or seed != 3)
-    assert seen >= {"healthy", "neutral", "at risk"} or seed == 4
+    return seen, reasons_due, silent
 
 
 COMPONENT_OF = {

@@ -42,8 +42,10 @@ def test_the_scores_drawn_are_those_of_the_evenings_of_the_hour_and_of_28_days_b
         return dict(falling.health(hour).select("account_id", pl.col("score").cast(pl.Float64)).rows())
 
     end = NOON + timedelta(hours=1)
-    for hour in (NOON, NOON - timedelta(days=28), clock.begins(date(2026, 3, 30)) - timedelta(hours=1)):
-        day = (hour + timedelta(hours=1) - end) / timedelta(days=1)
+    # At the same time on the clock, which was an hour back then.
+    before = NOON - timedelta(days=28) + timedelta(hours=1)
+    evening = clock.begins(date(2026, 3, 30)) - timedelta(hours=1)
+    for hour, day in ((NOON, 0), (before, -28), (evening, (evening + timedelta(hours=1) - end) / timedelta(days=1))):
         assert near(scores["less"], day) == score_at(hour)["less"], hour
     assert len(scores["less"]) == 28 + 2
     assert scores["silent"][0] == 0 and len(scores["silent"]) < 28 + 2
