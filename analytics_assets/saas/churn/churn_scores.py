@@ -61,8 +61,9 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
                 work.metadata[f"{kind}s"] = reason
             if model and day == work.window.last_day:
                 # Scored with the same model, so that what moved is what subjects did.
-                yesterday = score(histories.everybody(kind, day - timedelta(days=1)), model, drivers)
-                before.append(yesterday.select(pl.lit(kind).alias("kind"), "subject_id", band_before="band"))
+                yesterday = histories.everybody(kind, day - timedelta(days=1))
+                bands = _bands(model, model.predict(inputs_of(drivers, yesterday)))
+                before.append(yesterday.select(pl.lit(kind).alias("kind"), "subject_id", band_before=bands))
             if kind == "account":
                 scored = _with_revenue(scored, rows, histories.contracts(day), histories.churn(kind).horizon_days)
             found.append(_table_of_scores(work, scored, kind, day))
@@ -87,10 +88,14 @@ def score(rows: pl.DataFrame, model: Model, drivers: tuple[Driver, ...]) -> pl.D
     return pl.DataFrame({
         "subject_id": rows["subject_id"],
         "probability": probability,
-        "band": pl.Series(bands_of(probability, model.base_rate).tolist(), dtype=pl.String),
+        "band": _bands(model, probability),
         "reasons": reasons_of(rows, model, drivers),
         "model_id": pl.Series([model.model_id] * rows.height, dtype=pl.String),
     })  # fmt: skip
+
+
+def _bands(model: Model, probability: np.ndarray) -> pl.Series:
+    return pl.Series(bands_of(probability, model.base_rate).tolist(), dtype=pl.String)
 
 
 def _unscored(rows: pl.DataFrame, reason: str) -> pl.DataFrame:
