@@ -23,11 +23,15 @@ TRUSTED = ["numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.Tr
 
 
 class ModelFileError(Exception):
-    """A stored model is missing, damaged or foreign; the message names the file and says what to do."""
+    """A stored model is missing, damaged or foreign, or cannot be written; the message names the file and says what to do."""
 
 
 def store(folder: Path, model: Model, card: Mapping[str, Any]) -> Path:
-    """Write a model and its card under its id, once: equal ids are equal models. Each file appears whole or not at all."""
+    """Write a model and its card under its id, once: equal ids are equal models. Each file appears whole or not at all.
+
+    Raises:
+        ModelFileError: a folder lies where a file is to be.
+    """
     import skops.io  # type: ignore[import-untyped]
 
     path = folder / f"{model.model_id}.skops"
@@ -78,6 +82,10 @@ def _put(path: Path, content: bytes) -> None:
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
+    except IsADirectoryError:
+        raise ModelFileError(
+            f"{path}: a folder lies where the model is to be written. Move it away, and materialise again."
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 

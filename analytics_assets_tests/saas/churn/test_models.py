@@ -405,12 +405,13 @@ def test_missing_damaged_swapped_and_foreign_files_are_refused_by_name(made: bac
     assert load(tmp_path, model.model_id).model_id == model.model_id
 
 
-def test_what_cannot_be_put_in_its_place_leaves_nothing_behind(made: backtest.Refit, tmp_path):
+@pytest.mark.parametrize("suffix", ["skops", "json"])
+def test_a_folder_in_the_place_of_a_model_is_told_and_nothing_is_left_behind(made: backtest.Refit, tmp_path, suffix: str):
     model = made.model
-    (tmp_path / f"{model.model_id}.skops").mkdir()
-    with pytest.raises(OSError, match=f"{model.model_id}.skops"):
+    (tmp_path / f"{model.model_id}.{suffix}").mkdir()
+    with pytest.raises(ModelFileError, match=f"{model.model_id}.{suffix}: a folder lies where .* Move it away"):
         store(tmp_path, model, {})
-    assert [path.name for path in tmp_path.iterdir()] == [f"{model.model_id}.skops"]
+    assert {path.name for path in tmp_path.iterdir()} <= {f"{model.model_id}.{suffix}", f"{model.model_id}.skops"}
 
 
 def test_a_file_with_another_base_rate_or_other_edges_is_refused(made: backtest.Refit, tmp_path):
