@@ -71,4 +71,5 @@ def _drawn(chart: Any, rows: pl.DataFrame, title: str) -> Any:
 def _png(chart: Any) -> bytes:
     import vl_convert as vlc
 
-    return vlc.vegalite_to_png(chart.to_json(), scale=1.5)
+    # Beside the plots it is cut off on the page of a small screen.
+    return vlc.vegalite_to_png(chart.configure_legend(orient="bottom").to_json(), scale=1.5)

@@ -63,8 +63,8 @@ def training_sets(work: Work) -> Mapping[str, pa.Table]:
     A label says whether one of the named events happened (or, `absent`, did not) within the horizon after the cut-off. Subjects,
     features, cut-offs and the leak check are those of `churn_training_set`. Each is written to `training_sets/NAME/DATE/` in the home:
     `training_set.parquet`, and `manifest.json` as its data card: what the columns mean, rows, share of positives, SHA-256.
-    A set without rows, or whose labels are all the same, can teach nothing: it is not written, what was written last stays, and a
-    check says why.
+    A set without rows, or whose labels are all the same, can teach nothing: it is not written and has no row, a check says why, and
+    the files that were written last stay, also those of the same day where its labels have changed since.
 
     Read it as input for models of your own: whatever you fit on it has seen nothing that was not known at the cut-off.
     """
