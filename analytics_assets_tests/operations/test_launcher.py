@@ -195,6 +195,19 @@ def test_a_run_that_died_with_its_code_server_is_begun_anew_and_twice_at_most(ho
     assert rows == [("2011-10-30", retry, "failure") for retry in (0, 1, 2)]
 
 
+def test_a_run_that_is_to_begin_while_the_code_server_is_dead_begins_when_it_is_back(instance, start) -> None:
+    with start() as daemon:
+        at_work = daemon.submit("waits", "2011-10-30")
+        daemon.round()
+        worker, waiting = daemon.worker(at_work), daemon.submit("waits", "2011-10-31")
+        kill([parent_of(worker), worker])
+        daemon.round()
+        assert daemon.status(waiting) == DagsterRunStatus.QUEUED
+    with start() as daemon:
+        daemon.round()
+        kill([daemon.worker(waiting)])
+
+
 def test_a_run_that_somebody_cancels_ends_though_its_step_would_be_tried_again(instance, start) -> None:
     with start() as daemon:
         run = daemon.submit("is_tried_again")
