@@ -46,6 +46,11 @@ storage:
 # Written in batches, events of a range cost about a tenth of what they cost one by one.
 EVENTS_A_BATCH = 1000
 
+# With it, what comes in while a tick of automation is at work is news of the next tick alone. Without it that was news of both, of the first
+# with no word of which run it came by, and what had been requested together with it ran again. PostgreSQL's transactions may end in another
+# order than their events are numbered.
+SECONDS_TO_SETTLE_ON_SQLITE, SECONDS_TO_SETTLE_ON_POSTGRES = "0.01", "1"
+
 
 def record_environment(home: Home) -> dict[str, str]:
     """What a program of Dagster's must find in its environment to work on the record of a home.
@@ -77,6 +82,7 @@ def record_environment(home: Home) -> dict[str, str]:
         "DAGSTER_HOME": str(home.dagster),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "DAGSTER_EVENT_BATCH_SIZE": str(EVENTS_A_BATCH),
+        "DAGSTER_AUTOMATION_TICK_SETTLE_SECONDS": SECONDS_TO_SETTLE_ON_POSTGRES if url else SECONDS_TO_SETTLE_ON_SQLITE,
     }
 
 

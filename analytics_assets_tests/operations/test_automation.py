@@ -17,6 +17,7 @@ from analytics_assets.definitions import build_definitions, build_platform
 from analytics_assets.home import Home
 from analytics_assets.operations.automation import is_restated_at_any_age, when_inputs_changed
 from analytics_assets.operations.launcher import CATCH_UP
+from analytics_assets.operations.record import record_environment
 from analytics_assets.partitions import all_earlier_days
 from analytics_assets.settings import parse_settings
 
@@ -96,7 +97,7 @@ def test_a_late_hour_requests_its_own_day_again(clock) -> None:
     clock.made("events", *hours("2011-11-01"), *hours("2011-11-02"))
     assert clock.tick() == {"2011-11-01", "2011-11-02"}
     while clock.tick():
-        pass
+        monkeypatch.setenv(name, value)
     clock.made("events", "2011-11-01-07:00")
     assert clock.tick() == {"2011-11-01"}
 
@@ -113,7 +114,7 @@ def test_what_is_older_than_a_week_is_left_to_a_backfill(clock) -> None:
     clock.made("events", *hours("2011-11-01"))
     clock.tick()
     while clock.tick():
-        pass
+        monkeypatch.setenv(name, value)
     clock.now += timedelta(days=9)
     clock.tick()
     clock.made("events", "2011-11-01-07:00")
@@ -210,6 +211,18 @@ def chain(monkeypatch):
 
 def test_what_was_requested_with_its_input_does_not_run_again_when_the_input_arrives(chain) -> None:
     chain.run("orders", *LATE["orders"])
+    chain.run("customers", *LATE["customers"])
+    assert chain.tick() == chain.tick() == {}
+
+
+def test_what_an_input_brings_while_a_tick_is_at_work_is_news_of_the_next_tick_alone(chain, monkeypatch, tmp_path) -> None:
+    for name, value in record_environment(Home(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    newest = chain.instance.event_log_storage.get_maximum_record_id()
+    chain.run("orders", *LATE["orders"])
+    with monkeypatch.context() as tick:
+        tick.setattr(chain.instance.event_log_storage, "get_maximum_record_id", lambda: newest)
+        assert chain.tick() == {}
     chain.run("customers", *LATE["customers"])
     assert chain.tick() == chain.tick() == {}
 
