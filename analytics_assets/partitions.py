@@ -20,6 +20,8 @@ from analytics_assets.warehouse.lake import Window
 ALL_EARLIER_DAYS = 4_000
 # What is as of a day of the last week is restated by itself; for what is older somebody asks.
 LOOKBACK = timedelta(days=7)
+# That on which clocks go back.
+LONGEST_DAY = timedelta(hours=25)
 
 
 @dataclass(frozen=True)

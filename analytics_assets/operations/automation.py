@@ -8,7 +8,7 @@ from dagster._core.definitions.declarative_automation.operators import DepsAutom
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from analytics_assets.operations.launcher import CATCH_UP
-from analytics_assets.partitions import LOOKBACK
+from analytics_assets.partitions import LONGEST_DAY, LOOKBACK
 from analytics_assets.warehouse.work import Platform
 
 # A change of these requests nothing by itself: whoever reads them takes them as they are when something else requests it.
@@ -26,7 +26,8 @@ def when_inputs_changed(
 ) -> dg.AutomationCondition:
     """Run a partition of the last seven days when an input of it changed and all of them are there.
 
-    - `in_latest_time_window`: late data restates the last week by itself; what is older is a backfill that someone asks for.
+    - `in_latest_time_window`: late data restates the last week by itself; what is older is a backfill that someone asks for. By the hour
+      it is the whole of its first day: what is older is named by the day, and hours in between would be neither restated nor named.
     - `at_any_age`: what was computed once is restated however old it is. What never was is left to `make run`: an asset that a new
       version brings does not ask for years of days.
     - `made_by_make_run`: that makes what follows from all that it makes, and is no news. What follows from a run of it that was killed
@@ -62,6 +63,8 @@ def when_inputs_changed(
     late = (~condition.missing() & changed).since((requested & ~changed) | first)
     left_out = together.since((requested & ~together) | condition.newly_updated() | first)
     left_to_a_backfill = dg.AutoMaterializeRule.skip_on_backfill_in_progress().to_asset_condition()
+    if by_the_hour and lookback:
+        lookback += LONGEST_DAY
     recent = condition.in_latest_time_window(lookback) & (unhandled | left_out)
     in_motion: dg.AutomationCondition = condition.any_deps_in_progress()
     if not by_the_hour:

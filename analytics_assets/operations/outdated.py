@@ -77,7 +77,8 @@ def outdated_days(
             newest = as_read(computed[parent], parent, key, node.partition_mappings.get(parent))
             late |= (newest > made).fill_null(False)
         computed[key] = pl.select(pl.when(late).then(float("inf")).otherwise(made)).to_series()
-        by_itself = (named >= lookback) | is_restated_at_any_age(node)
+        # By the hour automation goes back into the day before, how far depends on the hour.
+        by_itself = (named >= lookback - timedelta(days=by_the_hour[key])) | is_restated_at_any_age(node)
         if found := named.filter(late & ~(by_itself & at_work)).unique(maintain_order=True).to_list():
             outdated[key.to_user_string()] = found
     return outdated

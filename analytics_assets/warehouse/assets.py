@@ -19,7 +19,7 @@ import dagster as dg
 import duckdb
 import pyarrow as pa
 from dagster._utils import interrupts
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from analytics_assets.warehouse.engine import engine, show
 from analytics_assets.warehouse.incomplete import INCOMPLETE_HOURS, lacks, lacks_in
@@ -134,6 +134,9 @@ def only_passing_faults_retried(asset: str) -> Iterator[None]:
         interrupts._received_interrupt["received"] = True
         raise dg.Failure(f"{asset}: interrupted", allow_retries=False) from interrupted
     except Exception as error:
+        # What the system says to Delta's own writer is no OSError to Python.
+        if isinstance(error, DeltaError) and "(os error " in str(error):
+            raise
         raise dg.Failure(f"{asset}: {type(error).__name__}: {error}", allow_retries=False) from error
 
 

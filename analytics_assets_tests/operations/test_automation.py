@@ -97,7 +97,7 @@ def test_a_late_hour_requests_its_own_day_again(clock) -> None:
     clock.made("events", *hours("2011-11-01"), *hours("2011-11-02"))
     assert clock.tick() == {"2011-11-01", "2011-11-02"}
     while clock.tick():
-        monkeypatch.setenv(name, value)
+        pass
     clock.made("events", "2011-11-01-07:00")
     assert clock.tick() == {"2011-11-01"}
 
@@ -114,7 +114,7 @@ def test_what_is_older_than_a_week_is_left_to_a_backfill(clock) -> None:
     clock.made("events", *hours("2011-11-01"))
     clock.tick()
     while clock.tick():
-        monkeypatch.setenv(name, value)
+        pass
     clock.now += timedelta(days=9)
     clock.tick()
     clock.made("events", "2011-11-01-07:00")
@@ -130,6 +130,23 @@ def test_an_ignored_input_does_not_request_its_day(ignored: bool) -> None:
             pass
         clock.made("identities", "2011-11-01")
         assert clock.tick() == (set() if ignored else {"2011-11-01"})
+
+
+@pytest.mark.parametrize("late", ["2011-11-05-00:00", "2011-11-05-13:00"])
+def test_by_the_hour_the_first_day_of_the_last_week_is_restated_from_its_first_hour(late: str) -> None:
+    @dg.asset(partitions_def=HOURS)
+    def events() -> None: ...
+
+    @dg.asset(partitions_def=HOURS, deps=[events], automation_condition=when_inputs_changed(by_the_hour=True))
+    def account_health() -> None: ...
+
+    made, now = dg.Definitions([events, account_health]), datetime(2011, 11, 12, 14, 30, tzinfo=UTC)
+    with dg.DagsterInstance.ephemeral() as instance:
+        before = dg.evaluate_automation_conditions(made, instance, evaluation_time=now)
+        instance.report_runless_asset_event(dg.AssetMaterialization("events", partition=late))
+        later = now + timedelta(minutes=1)
+        after = dg.evaluate_automation_conditions(made, instance, evaluation_time=later, cursor=before.cursor)
+    assert set(after.get_requested_partitions(dg.AssetKey("account_health"))) == {late}
 
 
 # ------------------------------------------------------------------------------------ what is requested together

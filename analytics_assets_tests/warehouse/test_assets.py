@@ -8,6 +8,7 @@ from datetime import date
 import dagster as dg
 import pyarrow as pa
 import pytest
+from deltalake.exceptions import DeltaError
 
 from analytics_assets.home import Home
 from analytics_assets.settings import parse_settings
@@ -258,8 +259,13 @@ def test_a_fault_that_may_pass_is_tried_again(shop, shelf) -> None:
     assert shop.stored() == ["a"]
 
 
-def test_a_fault_in_the_commit_is_tried_again(shop, shelf, monkeypatch) -> None:
-    replace, faults = Lake.replace, [OSError("the disk hiccups")]
+@pytest.mark.parametrize(
+    "fault",
+    [OSError("the disk hiccups"), DeltaError("Failed to parse parquet: External: No space left on device (os error 28)")],
+    ids=["of-python", "of-delta"],
+)
+def test_a_fault_in_the_commit_is_tried_again(shop, shelf, monkeypatch, fault: Exception) -> None:
+    replace, faults = Lake.replace, [fault]
 
     def flaky(*arguments) -> int:
         if faults:
