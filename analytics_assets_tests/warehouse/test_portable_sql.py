@@ -279,6 +279,7 @@ _POOLS = {
     "item_kind": "['order', 'order', 'refund'][1 + {r} % 3]",
     "partition": "DATE '2026-03-28' + CAST({r} % 9 AS INTEGER)",
     "status": "['success', 'success', 'failure'][1 + {r} % 3]",
+    "accounts.status": "['active', 'trial', 'unbilled'][1 + {r} % 3]",
     "partitions": "1 + {r} % 5 // 4",
     "occurred_second": "1774656000 + {r} % 40 * 600",
     "user_id": "'person ' || {r} % 12",

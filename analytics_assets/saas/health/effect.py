@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 import polars as pl
 from scipy.stats import rankdata
 
-from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.saas.health.outcomes import ended_since
 from analytics_assets.saas.health.scoring import (
     WINDOW_DAYS,
@@ -80,6 +80,7 @@ def weights_effect(platform: Platform, new: Health) -> Effect:
         day = platform.clock.day_of(newest)
         horizon = timedelta(days=platform.settings.churn.account_horizon_days)
         work.read(ACCOUNTS, in_memory=True)
+        work.read(ACCOUNT_MEMBERS)
 
         read_usage(work, newest, newest)
         now, then = (_scored(work, health, newest) for health in (platform.settings.health, new))

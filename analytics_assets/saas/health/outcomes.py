@@ -12,7 +12,7 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.saas.health.scoring import (
     BANDS,
     WINDOW_DAYS,
@@ -47,8 +47,8 @@ HEALTH_OUTCOMES = Table(
             "`[health] falling` points in 28 days then, whatever their band.",
         ),
         Column("horizon_days", "BIGINT", "How long before that: `[churn] account_horizon_days`.", "days"),
-        Column("accounts", "BIGINT", "Accounts that stood in the band then.", "accounts"),
-        Column("ended", "BIGINT", "How many of them have been cancelled, or not renewed, since.", "accounts"),
+        Column("accounts", "BIGINT", "Accounts that stood in the band then, and paid or were on trial.", "accounts"),
+        Column("ended", "BIGINT", "How many of them have been cancelled, or not billed (again), since.", "accounts"),
         Column("rate", "DOUBLE", "Ended over accounts; NULL without accounts.", "0 to 1", nullable=True),
         Column("rate_low", "DOUBLE", "Lower end of the rate's 95 % interval (Wilson).", "0 to 1", nullable=True),
         Column("rate_high", "DOUBLE", "Upper end of the rate's 95 % interval (Wilson).", "0 to 1", nullable=True),
@@ -63,8 +63,10 @@ def health_outcomes(work: Work) -> Mapping[str, pa.Table]:
     """What became of the accounts in each band, and of those that were falling, 30 days ago: how many of them have ended since.
 
     The bands are computed again from usage, for the last hour of the business day `[churn] account_horizon_days` ago, with the
-    weights and edges that hold now; only accounts that `accounts` knew by then count. An account ended if its contract was
-    cancelled in between, or had not been billed again when the days of grace were over.
+    weights and edges that hold now; only accounts that `accounts` knew by then to pay or to be on trial count: the others have nothing that
+    could end. An account ended if its contract was cancelled in between, or had not been billed again when the days of grace were over;
+    a trial, if it was not billed. People who are accounts count under the name that they had then, whatever name a merger has given them
+    since.
 
     Read the rates from top to bottom: they should rise from healthy to at risk, and the intervals say how far to believe it. The rate
     of `falling` is what an entry of `falling_accounts` is worth.
@@ -77,6 +79,7 @@ def health_outcomes(work: Work) -> Mapping[str, pa.Table]:
         read_usage(work, clock.begins(days[0] - horizon), clock.begins(days[-1] - horizon + timedelta(days=1)))
         known = f"as_of_date >= '{days[0] - horizon - timedelta(days=1)}' AND as_of_date <= '{days[-1]}'"
         work.read(ACCOUNTS, known, in_memory=True)
+        work.read(ACCOUNT_MEMBERS, known)
     rows = [row for day in days for row in _outcomes_of(work, day, horizon)]
     if newest := [row for row in rows if row["as_of_date"] == days[-1]]:
         work.metadata["ended since"] = dg.MetadataValue.md(_page(newest))
@@ -86,14 +89,14 @@ def health_outcomes(work: Work) -> Mapping[str, pa.Table]:
 def ended_since(work: Work, health: Health, stood_on: date, day: date) -> pl.DataFrame:
     """Each account's `band`, `score` and `trend` at the end of `stood_on`, and whether it `ended` from then to the end of `day` (0 or 1).
 
-    Reads `health_points` of the last hour of `stood_on` and `accounts`.
+    Of those that paid or were on trial. Reads `health_points` of the last hour of `stood_on`, `accounts` and `account_members`.
     """
     score(work, health)
     judge_evenings(work, health, [stood_on], last_block())
     rows = health_of_hours(work, health, [last_hour(work, stood_on)], last_block())
     work.connection.register("account_health", rows.to_arrow_table())
     days = {"stood_on": stood_on, "evening": stood_on - timedelta(days=1), "as_of": day}
-    return work.sql(_HERE / "ended_since.sql", **days).pl()
+    return work.sql(_HERE / "ended_since.sql", **days, people_are_accounts=work.settings.accounts.are == "people").pl()
 
 
 def wilson(ended: int, accounts: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from analytics_assets.home import Home
-from analytics_assets.saas.accounts.assets import ACCOUNTS
+from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.saas.health.assets import ACCOUNT_HEALTH, account_health
 from analytics_assets.saas.health.outcomes import health_outcomes
 from analytics_assets.saas.usage.assets import ACCOUNT_USAGE
@@ -34,6 +34,7 @@ class Vendor:
     first_day: date = date(2026, 1, 1)
     usage: list[dict[str, Any]] = field(default_factory=list)
     accounts: list[dict[str, Any]] = field(default_factory=list)
+    members: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def platform(self) -> Platform:
@@ -59,22 +60,37 @@ class Vendor:
             day += timedelta(days=1)
 
     def account(
-        self, account: str, days: tuple[str, str], first_seen: str, seats: int | None = None, ended_on: str | None = None
+        self,
+        account: str,
+        days: tuple[str, str],
+        first_seen: str,
+        seats: int | None = None,
+        ended_on: str | None = None,
+        status: str = "active",
     ) -> None:
-        """An account in `accounts` of each day of a span; it has ended from `ended_on` on."""
+        """An account in `accounts` of each day of a span, with a status until it has ended, from `ended_on` on."""
         day, end = (date.fromisoformat(text) for text in days)
         ended = date.fromisoformat(ended_on) if ended_on else None
         while day <= end:
             over = ended is not None and ended <= day
             self.accounts.append({
                 "as_of_date": day, "account_id": account, "first_seen_date": date.fromisoformat(first_seen),
-                "status": "canceled" if over else "active", "seats": seats, "renewals": 0, "ended_on": ended if over else None,
+                "status": "canceled" if over else status, "seats": seats, "renewals": 0, "ended_on": ended if over else None,
+            })  # fmt: skip
+            day += timedelta(days=1)
+
+    def member(self, identity: str, days: tuple[str, str], account: str) -> None:
+        """An identity in `account_members` of each day of a span, where people are accounts."""
+        day, end = (date.fromisoformat(text) for text in days)
+        while day <= end:
+            self.members.append({
+                "as_of_date": day, "identity": identity, "received_date": day, "user_id": account, "account_id": account,
             })  # fmt: skip
             day += timedelta(days=1)
 
     def open(self) -> None:
-        """Write both tables."""
-        for table, rows in ((ACCOUNT_USAGE, self.usage), (ACCOUNTS, self.accounts)):
+        """Write the tables."""
+        for table, rows in ((ACCOUNT_USAGE, self.usage), (ACCOUNTS, self.accounts), (ACCOUNT_MEMBERS, self.members)):
             full = [{name: row.get(name) for name in table.column_names} for row in rows]
             self.write(table, pa.Table.from_pylist(full, schema=table.arrow_schema()))
 

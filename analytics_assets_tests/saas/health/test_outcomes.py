@@ -38,6 +38,37 @@ def test_rates_count_who_stood_in_the_band_and_has_ended_since(vendor) -> None:
     assert found["at risk"]["rate"] == 0.5 and found["neutral"]["rate"] == 0
 
 
+def test_people_count_by_who_paid_then_whatever_name_a_merger_has_given_them_since(vendor) -> None:
+    """Twelve pay under a new address; on 20 March an alias joins the old one, seen once, whose name they take; two of them end."""
+    vendor.settings = '[accounts]\nare = "people"\n'
+    for number in range(12):
+        old, new = f"a{number:02}", f"b{number:02}"
+        ended = "2026-03-25" if number >= 10 else None
+        vendor.used_daily(new, "2026-01-01", "2026-03-20", events=50 + number, users=1, features=4)
+        vendor.used(old, datetime(2026, 1, 1, 12, tzinfo=UTC))
+        for name, status in ((old, "unbilled"), (new, "active")):
+            vendor.account(name, ("2026-02-27", "2026-03-19"), "2026-01-01", status=status)
+            vendor.member(name, ("2026-02-27", "2026-03-19"), name)
+            vendor.member(name, ("2026-03-20", "2026-03-31"), old)
+        vendor.account(old, ("2026-03-20", "2026-03-31"), "2026-01-01", ended_on=ended)
+    vendor.open()
+    found = vendor.outcomes(date(2026, 3, 31))
+    assert (found.filter(pl.col("band") != "falling")["accounts"].sum(), found["ended"].sum()) == (12, 2)
+    # The once-seen addresses stand at risk, with a score of 0, and never paid.
+    assert found.filter(band="at risk")["accounts"].item() == 0
+
+
+def test_who_had_nothing_that_could_end_is_not_counted(vendor) -> None:
+    company(vendor)
+    vendor.used_daily("free", "2026-01-01", "2026-02-05", events=50, users=20, features=4)
+    vendor.account("free", SPAN, "2026-01-01", status="unbilled")
+    vendor.used_daily("on trial", "2026-01-01", "2026-02-05", events=50, users=20, features=4)
+    vendor.account("on trial", SPAN, "2026-01-01", status="trial", ended_on="2026-03-05")
+    vendor.open()
+    at_risk = vendor.outcomes(date(2026, 3, 31)).filter(band="at risk")
+    assert at_risk.select("accounts", "ended").row(0) == (3, 2)
+
+
 def test_wilsons_interval_is_the_published_one() -> None:
     """Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
     for ended, accounts, low, high in (
