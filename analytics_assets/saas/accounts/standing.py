@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from analytics_assets.settings import Settings
 from analytics_assets.warehouse.engine import run
@@ -31,6 +32,12 @@ def parameters_of(settings: Settings, day: date, known_before: datetime) -> dict
     }
 
 
+def people_of(connection: Any, who: pl.DataFrame, parameters: dict[str, Any]) -> pa.Table:
+    """The rows of `people.sql`, of what `make_readable` takes."""
+    connection.register("identities", who.with_columns(as_of_date=pl.lit(parameters["as_of"])).to_arrow())
+    return run(connection, _HERE / "people.sql", parameters).to_arrow_table()
+
+
 def make_readable(connection: Any, who: pl.DataFrame, parameters: dict[str, Any]) -> None:
     """Register `people`, `told`, `contracts`, `trials` and `standing` of a day, as the files of these names say.
 
@@ -39,6 +46,6 @@ def make_readable(connection: Any, who: pl.DataFrame, parameters: dict[str, Any]
         who: the day's map: `identity`, `kind`, `customer_id`.
         parameters: as `parameters_of` makes them.
     """
-    connection.register("identities", who.with_columns(as_of_date=pl.lit(parameters["as_of"])).to_arrow())
-    for name in ("people", "told", "contracts", "trials", "standing"):
+    connection.register("people", people_of(connection, who, parameters))
+    for name in ("told", "contracts", "trials", "standing"):
         connection.register(name, run(connection, _HERE / f"{name}.sql", parameters).to_arrow_table())

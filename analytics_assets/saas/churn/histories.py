@@ -1,7 +1,7 @@
 """Point in time within one materialisation: features at a cut-off, labels after it, and the proof that the one knows nothing of the other.
 
 Features of a cut-off use what had happened, and had been received, by its end; identities are those known then. Labels are what had
-been received by the end of the day that asks (`as_of_date`), which is not before the end of their window.
+been received by the end of the day that asks (`as_of_date`), which is not before the end of their window; so are their identities.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import polars as pl
 from analytics_assets.events.identities import People, people_until
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.retail.orders.assets import ORDERS
-from analytics_assets.saas.accounts.standing import make_readable, parameters_of
+from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of, people_of
 from analytics_assets.saas.churn.backtest import ANCHORS, step_days, training_cut_offs
 from analytics_assets.saas.churn.features import COLUMNS, Driver, Kind, account_drivers, customer_drivers
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
@@ -224,20 +224,35 @@ class Histories:
             return
         if label.kind == "customer":
             self.work.connection.register("customers_later", _named(self._map("customer", day)).to_arrow())
-        elif not label.named:
+        else:
             self._register_accounts(day)
         if label.named:
             self._register_events(label.named, day)
         file = _HERE / f"{label.kind}_{'events' if label.named else 'labels'}.sql"
         for cut_off in cut_offs:
-            if label.kind == "customer" or label.named:
+            if label.kind == "customer":
                 self._register(label.kind, cut_off)
             until = cut_off + timedelta(days=label.horizon_days)
             rows = self.work.sql(
-                file, cut_off=cut_off, label_until=until, end_at=self.end_of(cut_off), known_before=self.end_of(day),
+                file,
+                cut_off=cut_off,
+                label_until=until,
+                known_before=self.end_of(day),
                 people_are_accounts=self.people_are_accounts,
-            )  # fmt: skip
-            self._labels[label, cut_off, day] = rows.pl().drop_nulls().with_columns(there=pl.lit(True))
+            ).pl()
+            subjects = rows if label.kind == "customer" else self._as_of_cut_off(rows, cut_off)
+            self._labels[label, cut_off, day] = subjects.drop_nulls().with_columns(there=pl.lit(True))
+
+    def _as_of_cut_off(self, accounts: pl.DataFrame, cut_off: date) -> pl.DataFrame:
+        """Accounts as the `subject_id` that they had at a cut-off: of a person that several had been by then, each."""
+        if not self.people_are_accounts:
+            return accounts.rename({"account_id": "subject_id"})
+        then = people_of(
+            self.work.connection, self._map("account", cut_off), parameters_of(self.work.settings, cut_off, WHENEVER)
+        )
+        later = self.work.connection.sql("SELECT identity, user_id AS account_id FROM people").pl()
+        renamed = pl.DataFrame(then).select("identity", subject_id="user_id").join(later, on="identity")
+        return renamed.join(accounts, on="account_id", how="semi").select("subject_id").unique()
 
     def _register_events(self, named: TrainingSet, day: date) -> None:
         self.work.read(EVENTS, f"event_date <= '{self.work.window.last_day}'")

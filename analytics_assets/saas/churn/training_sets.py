@@ -26,7 +26,8 @@ def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
 
     An account churns when its contract or trial ends within `[churn] account_horizon_days`: cancelled, or not billed (again). A customer churns by
     not buying within `customer_horizon_days`. Features use what had happened and had been received by the end of the cut-off, with
-    identities as they were known then; labels what had been received by the end of `as_of_date`, when their window had ended.
+    identities as they were known then; labels what had been received by the end of `as_of_date`, when their window had ended, and
+    identities as they were known by then.
 
     Cut-offs lie a third of the horizon apart, the newest twelve whose window has ended, on a grid that is the same for all days.
 
@@ -60,7 +61,8 @@ def _padded(rows: pl.DataFrame, day: date) -> pl.DataFrame:
 def training_sets(work: Work) -> Mapping[str, pa.Table]:
     """Training sets for labels of your own, as the settings name them under `[[training_sets]]`.
 
-    A label says whether one of the named events happened (or, `absent`, did not) within the horizon after the cut-off. Subjects,
+    A label says whether one of the named events happened (or, `absent`, did not) within the horizon after the cut-off. An event is of
+    the account that it names, else of the one that its person had named last at that second, as known by the end of `as_of_date`. Subjects,
     features, cut-offs and the leak check are those of `churn_training_set`. Each is written to `training_sets/NAME/DATE/` in the home:
     `training_set.parquet`, and `manifest.json` as its data card: what the columns mean, rows, share of positives, SHA-256.
     A set without rows, or whose labels are all the same, can teach nothing: it is not written and has no row, a check says why, and

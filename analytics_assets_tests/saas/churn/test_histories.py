@@ -167,6 +167,40 @@ def test_a_label_of_ones_own_counts_named_events_of_the_subjects(company: Compan
     }
 
 
+def test_a_label_of_ones_own_for_accounts_counts_who_joined_them_after_the_cut_off(company: Company):
+    for name in ("acme", "beta", "gamma", "delta"):
+        company.told(f"{name}'s boss", name, date(2025, 3, 15), "billed", amount=Decimal(60), months=Decimal(12))
+    company.told("new at acme", "acme", date(2025, 4, 3))
+    company.did("new at acme", "exported", date(2025, 4, 5))
+    company.did("boss's phone", "exported", date(2025, 4, 5))
+    company.alias("beta's boss", "boss's phone", date(2025, 4, 6))
+    # Who moves takes what they do from then on along, not what they had done.
+    company.did("gamma's boss", "exported", date(2025, 4, 5))
+    company.told("gamma's boss", "delta", date(2025, 4, 8))
+    # Neither who names the account only afterwards, nor who is not yet known to have named it.
+    company.did("too early", "exported", date(2025, 4, 5))
+    company.told("too early", "delta", date(2025, 4, 6))
+    company.told("not known", "delta", date(2025, 4, 4), received=date(2025, 4, 21))
+    company.did("not known", "exported", date(2025, 4, 5))
+    named = TrainingSet(name="x", subjects="accounts", events=("exported",), horizon_days=10)
+    expected = {"acme": True, "beta": True, "gamma": True, "delta": False}
+    assert labels(company, Label("account", 10, named), CUT_OFF, date(2025, 4, 20)) == expected
+    expected["delta"] = True
+    assert labels(company, Label("account", 10, named), CUT_OFF, date(2025, 4, 21)) == expected
+
+
+@pytest.mark.parametrize("named", [None, TrainingSet(name="x", subjects="accounts", events=("canceled",), horizon_days=30)])
+def test_where_people_are_accounts_labels_follow_whoever_gets_another_name_after_the_cut_off(company: Company, named):
+    company.settings = '[accounts]\nare = "people"\n'
+    company.seen("ann", date(2025, 1, 1))
+    for name in ("tablet", "bob"):
+        company.told(name, None, date(2025, 3, 15), "billed", amount=Decimal(60), months=Decimal(12))
+    company.alias("tablet", "ann", date(2025, 4, 5))
+    company.told("ann", None, date(2025, 4, 7), "canceled")
+    company.did("ann", "canceled", date(2025, 4, 7))
+    assert labels(company, Label("account", 30, named), CUT_OFF, date(2025, 5, 1)) == {"tablet": True, "bob": False}
+
+
 def test_a_label_of_ones_own_for_customers_follows_later_merges(company: Company):
     for name in ("ann", "bob"):
         company.bought(name, date(2025, 1, 10), 30)
