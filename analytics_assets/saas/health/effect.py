@@ -29,6 +29,8 @@ from analytics_assets.warehouse.work import Platform, Work
 CUT_OFFS = 6
 """How many earlier days are looked back from, each a horizon before the next."""
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+NO_BAND = "no band"
+"""Where accounts stand of which the settings' components say too little."""
 
 
 class NoUsage(Exception):
@@ -39,7 +41,7 @@ class NoUsage(Exception):
 class Separation:
     """How well scores at the end of a day told the accounts that ended within the horizon from those that did not.
 
-    `auc_...` is the probability that an account that did not end had the higher score; NULL where all or none ended.
+    Of the accounts that have a band with both settings. `auc_...` is the probability that an account that did not end had the higher score; NULL where all or none ended.
     """
 
     day: date
@@ -53,7 +55,8 @@ class Separation:
 class Effect:
     """What changes at the newest hour, and how both settings did where the outcome is known.
 
-    `moves` counts accounts by band now and band with the new settings; `scores_...` are deciles, quartiles and median.
+    `accounts` have a band with either, `moves` counts them by band now and band with the new settings, or `NO_BAND`; `scores_...` are
+    deciles, quartiles and median of those that have one with both.
     """
 
     hour: datetime
@@ -84,8 +87,10 @@ def weights_effect(platform: Platform, new: Health) -> Effect:
 
         read_usage(work, newest, newest)
         now, then = (_scored(work, health, newest) for health in (platform.settings.health, new))
-        both = now.join(then, on="account_id", suffix="_new").drop_nulls(["band", "band_new"])
-        moves = both.group_by("band", "band_new").len().sort("band", "band_new")
+        told = now.join(then, on="account_id", suffix="_new").filter(pl.any_horizontal(pl.col("band", "band_new").is_not_null()))
+        both = told.drop_nulls(["band", "band_new"])
+        bands = told.select(pl.col("band", "band_new").fill_null(NO_BAND))
+        moves = bands.group_by("band", "band_new").len().sort("band", "band_new")
         ((last_known,),) = connection.sql(
             "SELECT max(as_of_date) FROM accounts WHERE as_of_date <= $day", params={"day": day}
         ).fetchall()
@@ -97,7 +102,7 @@ def weights_effect(platform: Platform, new: Health) -> Effect:
             separations.append(_separation(work, new, stood_on, stood_on + horizon))
     return Effect(
         hour=newest,
-        accounts=len(both),
+        accounts=len(told),
         moves={(old, changed): count for old, changed, count in moves.rows()},
         scores_now=_quantiles(both["score"]),
         scores_new=_quantiles(both["score_new"]),
@@ -123,6 +128,7 @@ def _separation(work: Work, new: Health, stood_on: date, day: date) -> Separatio
     read_usage(work, hour, hour)
     measure(work, hour)
     now, then = (ended_since(work, health, stood_on, day) for health in (work.settings.health, new))
+    now, then = now.join(then, on="account_id", how="semi"), then.join(now, on="account_id", how="semi")
     return Separation(stood_on, len(now), int(now["ended"].sum()), auc(now), auc(then))
 
 

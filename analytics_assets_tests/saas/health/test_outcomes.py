@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from analytics_assets.saas.health.assets import account_health_asset
-from analytics_assets.saas.health.effect import NoUsage, auc, weights_effect
+from analytics_assets.saas.health.effect import NO_BAND, NoUsage, auc, weights_effect
 from analytics_assets.saas.health.outcomes import HEALTH_OUTCOMES, health_outcomes_asset, latest_outcomes, wilson
-from analytics_assets.settings import Health
+from analytics_assets.saas.health.scoring import COMPONENTS
+from analytics_assets.settings import Health, HealthWeights
 
 SPAN = ("2026-02-27", "2026-03-31")
 
@@ -111,6 +112,21 @@ def test_the_effect_on_the_past_is_an_auc_for_each_cut_off(vendor) -> None:
     assert (told.day, told.accounts, told.ended) == (date(2026, 3, 1), 14, 2)
     # Against stopped a: stopped b is equal, 11 steady ones are above; against steady 6 those from 7 to 11.
     assert told.auc_now == told.auc_new == (11.5 + 5) / (12 * 2)
+
+
+def test_accounts_that_lose_their_band_are_told_and_the_past_compares_the_same_accounts(vendor) -> None:
+    """With seats alone, who named none has no score: 11 steady ones, and one that stopped. Of two that named 20, one ended."""
+    vendor.first_day = date(2025, 12, 1)
+    for name, users, ended in (("full", 20, None), ("half empty", 10, "2026-03-10")):
+        vendor.used_daily(name, "2026-01-01", "2026-03-31", events=50, users=users, features=4, seats=20)
+        vendor.account(name, SPAN, "2026-01-01", seats=20, ended_on=ended)
+    company(vendor)
+    weights = dict.fromkeys(COMPONENTS, 0) | {"seats": 100}
+    effect = weights_effect(vendor.platform, Health(weights=HealthWeights(**weights)))
+    lost = sum(count for (_, new), count in effect.moves.items() if new == NO_BAND)
+    assert (effect.accounts, lost, sum(effect.moves.values())) == (13, 12, 13)
+    (told,) = effect.separations
+    assert (told.accounts, told.ended, told.auc_now, told.auc_new) == (2, 1, 1, 1)
 
 
 def test_an_effect_without_usage_is_refused(vendor) -> None:
