@@ -102,14 +102,20 @@ class Histories:
     def training_rows(self, label: Label, day: date) -> pl.DataFrame:
         """The training set as of the end of a day: `kind`, `cut_off`, `subject_id`, `churned`, `label_until` and the features.
 
-        `churned` is the label. At most `[churn] training_subjects` subjects a cut-off, the same ones every day.
+        `churned` is the label. At most `[churn] training_subjects` subjects a cut-off, the same ones every day, without the accounts
+        that are known by now to have ended by the cut-off.
         """
         cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
         self._compute(label.kind, [cut_off for cut_off in cut_offs if (label.kind, cut_off) not in self._features])
         self._label(label, [cut_off for cut_off in cut_offs if (label, cut_off, day) not in self._labels], day)
         parts = [
             self._features[label.kind, cut_off]
-            .join(self._labels[label, cut_off, day], on="subject_id", how="left", maintain_order="left")
+            .join(
+                self._labels[label, cut_off, day],
+                on="subject_id",
+                how="left" if label.kind == "customer" else "inner",
+                maintain_order="left",
+            )
             .with_columns(
                 kind=pl.lit(label.kind),
                 cut_off=pl.lit(cut_off),
@@ -240,8 +246,11 @@ class Histories:
                 known_before=self.end_of(day),
                 people_are_accounts=self.people_are_accounts,
             ).pl()
-            subjects = rows if label.kind == "customer" else self._as_of_cut_off(rows, cut_off)
-            self._labels[label, cut_off, day] = subjects.drop_nulls().with_columns(there=pl.lit(True))
+            there = (rows if label.kind == "customer" else self._as_of_cut_off(rows, cut_off)).with_columns(there=pl.lit(True))
+            if label.kind == "account":
+                stood = self.work.sql(_HERE / "account_stood.sql", cut_off=cut_off).pl()
+                there = self._as_of_cut_off(stood, cut_off).join(there, on="subject_id", how="left")
+            self._labels[label, cut_off, day] = there
 
     def _as_of_cut_off(self, accounts: pl.DataFrame, cut_off: date) -> pl.DataFrame:
         """Accounts as the `subject_id` that they had at a cut-off: of a person that several had been by then, each."""

@@ -27,7 +27,8 @@ def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
     An account churns when its contract or trial ends within `[churn] account_horizon_days`: cancelled, or not billed (again). A customer churns by
     not buying within `customer_horizon_days`. Features use what had happened and had been received by the end of the cut-off, with
     identities as they were known then; labels what had been received by the end of `as_of_date`, when their window had ended, and
-    identities as they were known by then.
+    identities as they were known by then. An account that by then is known to have ended by the cut-off already has nothing to foresee
+    and no row.
 
     Cut-offs lie a third of the horizon apart, the newest twelve whose window has ended, on a grid that is the same for all days.
 

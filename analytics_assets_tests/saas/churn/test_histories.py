@@ -140,6 +140,24 @@ def test_subjects_are_accounts_under_contract_and_churn_when_it_ends(company: Co
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("named", [None, TrainingSet(name="x", subjects="accounts", events=("exported",), horizon_days=30)])
+def test_an_account_that_had_ended_by_the_cut_off_is_left_out_once_that_is_known(company: Company, named):
+    bill, before, later = {"amount": Decimal(60), "months": Decimal(12)}, date(2025, 3, 30), date(2025, 5, 3)
+    for name in ("stays", "cancelled", "came back", "came back in time", "tried and stays"):
+        company.told(name, name, date(2025, 3, 15), "trial" if name.startswith("tried") else "billed", **bill)
+    for name in ("tried", "tried and billed"):
+        company.told(name, name, date(2025, 3, 15), "trial")
+    company.told("tried and billed", "tried and billed", date(2025, 3, 16), "billed", **bill)
+    for name in ("cancelled", "came back", "came back in time", "tried", "tried and billed"):
+        company.told(name, name, before, "canceled", received=later)
+    company.told("came back in time", "came back in time", CUT_OFF, "billed", **bill)
+    company.told("came back", "came back", date(2025, 4, 20), "billed", **bill)
+    company.told("tried and stays", "tried and stays", date(2025, 4, 1), "billed", **bill)
+    label, everybody = Label("account", 30, named), {"stays", "cancelled", "came back", "came back in time", "tried and stays"}
+    assert set(labels(company, label, CUT_OFF, later - timedelta(days=1))) == everybody | {"tried", "tried and billed"}
+    assert set(labels(company, label, CUT_OFF, later)) == {"stays", "came back in time", "tried and stays"}
+
+
 def test_people_can_be_the_accounts(company: Company):
     company.settings = '[accounts]\nare = "people"\n'
     company.told("ann", None, date(2025, 3, 15), "billed", amount=Decimal(60), months=Decimal(12))
