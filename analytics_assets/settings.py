@@ -262,12 +262,14 @@ class Health(_Table):
 class Churn(_Table):
     """Churn within a horizon: accounts that cancel or are not renewed, customers who do not buy.
 
-    `training_subjects` caps the subjects of one cut-off that models learn from (the same subjects every day).
+    `training_subjects` caps the subjects of one cut-off that models learn from (the same subjects every day). `scores_may_end`
+    lets a day that no model can be made for replace one with scores; else it is refused, and they stand.
     """
 
     account_horizon_days: Annotated[Count, Field(ge=7, le=365)] = 30
     customer_horizon_days: Annotated[Count, Field(ge=7, le=365)] = 90
     training_subjects: Annotated[Count, Field(ge=100)] = 50_000
+    scores_may_end: bool = False
 
 
 class TrainingSet(_Table):

@@ -135,6 +135,7 @@ CHECKS = {
         *(
             "no_label_is_seen_twice",
             "one_model_serves",
+            "no_model_is_lost",
             "served_by_an_accepted_model",
             "the_day_could_be_learned_from",
             "bands_came_true",

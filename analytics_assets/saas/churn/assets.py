@@ -107,6 +107,21 @@ def churn_assets(
                     "No more than one refit serves a kind on a day.",
                     "SELECT as_of_date, kind, count(*) FROM rows WHERE serves GROUP BY as_of_date, kind HAVING count(*) > 1",
                 ),
+                Audit(
+                    "no_model_is_lost",
+                    "A day that is published with a model has one again, and so has a day after it unless few have left yet. Where all labels are the "
+                    "same or there are none, look at `account_horizon_days` and `customer_horizon_days` under [churn], at `grace_days`, "
+                    "`trial_days` and the names of events under [subscriptions], and at `purchase` under [events]. If scores are to end, say "
+                    "`scores_may_end = true` under [churn].",
+                    f"""WITH newest AS (
+                        SELECT without_model.as_of_date, max(published_models.as_of_date) AS published
+                        FROM without_model JOIN published_models ON published_models.as_of_date <= without_model.as_of_date
+                        GROUP BY ALL
+                    )
+                    SELECT w.as_of_date, w.kind, w.reason, published AS published_with_a_model
+                    FROM without_model AS w JOIN newest USING (as_of_date) JOIN published_models AS p ON p.as_of_date = published AND p.kind = w.kind
+                    WHERE serves AND (published = w.as_of_date OR NOT two_classes) AND NOT {platform.settings.churn.scores_may_end}""",
+                ),
             ],
             warnings=[
                 Audit(

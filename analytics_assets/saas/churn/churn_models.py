@@ -11,12 +11,13 @@ import polars as pl
 import pyarrow as pa
 
 from analytics_assets.saas.churn.backtest import EVERYBODY, NotEnoughHistory, Refit, Serving, Test
-from analytics_assets.saas.churn.features import COLUMNS, Kind
+from analytics_assets.saas.churn.features import COLUMNS, KINDS, Kind
 from analytics_assets.saas.churn.histories import Histories
 from analytics_assets.saas.churn.models import Model, log_odds
 from analytics_assets.saas.churn.refits import Refits
 from analytics_assets.saas.churn.stored import ModelFileError, load, store
 from analytics_assets.saas.churn.tables import CHURN_BACKTESTS, CHURN_MODELS, CHURN_OUTCOMES, CHURN_TRAINING_SET
+from analytics_assets.warehouse.engine import attach
 from analytics_assets.warehouse.tables import Table
 from analytics_assets.warehouse.work import Work
 
@@ -34,7 +35,8 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
     worse than the last refit that passed (AUC within .01, Brier score within 2 %). Otherwise the last refit that passed serves: the
     newest of the starts of three months whose labels had all ended before the tested window, made again from data. Where the day's training
     set teaches nothing (fewer than 20 left, or stayed), it is looked for in all months before, and a check warns. While no refit could be
-    tested yet, the newest serves untested: `accepted` is false, and a check warns. `reason` says it in words.
+    tested yet, the newest serves untested: `accepted` is false, and a check warns. `reason` says it in words. A day that had a model is not
+    replaced by one without: the run fails, and models and scores stand.
 
     `churn_backtests` has every test by segment, `churn_outcomes` what became of each band. The model that serves lies in `models/`.
 
@@ -45,13 +47,19 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
     histories = Histories(work)
     refits = Refits(histories)
     rows: dict[str, list[dict[str, Any]]] = {CHURN_MODELS.name: [], CHURN_BACKTESTS.name: [], CHURN_OUTCOMES.name: []}
+    without_model = [pl.DataFrame(schema=_WITHOUT_MODEL)]
     for day in work.days:
-        for kind in histories.kinds:
+        for kind in KINDS:
+            if kind not in histories.kinds:
+                without_model.append(_without_model(day, kind, f"no record tells of {kind}s", False))
+                continue
+            learned_from = _training_rows_of(work, kind, day)
             try:
-                served = refits.serving(kind, day, _training_rows_of(work, kind, day))
+                served = refits.serving(kind, day, learned_from)
             except NotEnoughHistory as error:
                 reason = f"not enough history: {error}"
                 rows[CHURN_MODELS.name].append(_no_model(day, kind, reason))
+                without_model.append(_without_model(day, kind, reason, learned_from["churned"].n_unique() == 2))
                 work.metadata[f"{kind}s"] = reason
                 continue
             same = {"as_of_date": day, "kind": kind}
@@ -63,7 +71,19 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
             rows[CHURN_OUTCOMES.name] += [same | row for row in _outcomes(served.refit)]
             _store(work, refits, served.refit)
             work.metadata[f"{kind}s"] = f"{served.refit.model.candidate}, refit of {served.refit.anchor}: {served.reason}"
+    work.connection.register("without_model", pl.concat(without_model).to_arrow())
+    # For the audit alone: nothing is computed from what is published.
+    standing = work.platform.lake.pin(CHURN_MODELS)
+    attach(work.connection, standing, f"as_of_date <= '{work.window.last_day}'", name="published_models", in_memory=True)
     return {table.name: _table(table, rows[table.name]) for table in (CHURN_MODELS, CHURN_BACKTESTS, CHURN_OUTCOMES)}
+
+
+_WITHOUT_MODEL = {"as_of_date": pl.Date, "kind": pl.String, "reason": pl.String, "two_classes": pl.Boolean}
+
+
+def _without_model(day: date, kind: Kind, reason: str, two_classes: bool) -> pl.DataFrame:
+    """A day and kind that no model can be made for, and whether its training set has both classes."""
+    return pl.DataFrame([(day, kind, reason, two_classes)], schema=_WITHOUT_MODEL, orient="row")
 
 
 def _table(table: Table, rows: list[dict[str, Any]]) -> pa.Table:

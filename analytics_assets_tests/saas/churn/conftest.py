@@ -147,8 +147,11 @@ class Company:
                     self.put(table, rows)
         return found
 
-    def materialize(self, asset: str, day: date, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-        """Run one asset through Dagster, its inputs marked as there."""
+    def materialize(
+        self, asset: str, day: date, instance: dg.DagsterInstance, last: date | None = None
+    ) -> dg.ExecuteInProcessResult:
+        """Run one asset through Dagster for a range of days, its inputs marked as there."""
+        last = last or day
         platform = self.platform
         upstream = [
             dg.AssetSpec(name, partitions_def=platform.clock.hours if name == "events" else platform.clock.days)
@@ -159,7 +162,7 @@ class Company:
             executor=dg.in_process_executor,
         )
         for spec in upstream:
-            end = platform.clock.begins(day + timedelta(days=1))
+            end = platform.clock.begins(last + timedelta(days=1))
             keys = spec.partitions_def.get_partition_keys_in_time_window(
                 dg.TimeWindow(platform.clock.begins(self.first_day), end)
             )
@@ -169,7 +172,10 @@ class Company:
                     instance.report_runless_asset_event(dg.AssetMaterialization(spec.key, partition=key))
         job = definitions.resolve_implicit_global_asset_job_def()
         return job.execute_in_process(
-            instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=day.isoformat(), raise_on_error=False
+            instance=instance,
+            asset_selection=[dg.AssetKey(asset)],
+            tags={"dagster/asset_partition_range_start": f"{day}", "dagster/asset_partition_range_end": f"{last}"},
+            raise_on_error=False,
         )
 
 

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from analytics_assets.events.tables import ACCOUNT_RECORDS
 from analytics_assets.retail.ltv.shifted_beta_geometric import Parameters, survival
 from analytics_assets.saas.accounts.standing import WHENEVER
 from analytics_assets.saas.churn import backtest, histories
@@ -26,7 +27,7 @@ from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length,
 from analytics_assets.saas.churn.plots import plot_models, plot_scores
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET, TRAINING_SETS
 from analytics_assets.saas.churn.training_sets import churn_training_set, training_sets
-from analytics_assets.warehouse.engine import engine
+from analytics_assets.warehouse.engine import engine, scan
 from analytics_assets.warehouse.work import Work
 from analytics_assets_tests.saas.churn.conftest import Company, Saas, simulate_saas
 
@@ -163,6 +164,85 @@ def test_a_label_with_one_class_is_told(company: Company):
     assert taught_nothing(found | {"churn_training_set": two_classes}) == [], "too few to learn from is nobody's mistake"
 
 
+NOBODY_LEAVES = "[subscriptions]\ngrace_days = 90\n"
+
+
+def lapsing(company: Company) -> date:
+    """Accounts that are billed every month until they silently are not, the first of them for two months; 90 days of grace outlast the company."""
+    for number in range(120):
+        for bill in range(2 + number % 4):
+            day = company.first_day + timedelta(days=number % 30 + 30 * bill)
+            company.told("boss", f"account {number}", day, "billed", amount=Decimal(60), months=Decimal(1))
+    day = company.first_day + timedelta(days=120)
+    company.write(day - timedelta(days=1), day + timedelta(days=1))
+    return day
+
+
+def published(company: Company) -> dict[str, pl.DataFrame]:
+    """Models and scores as they stand in the lake."""
+    tables = (CHURN_MODELS, CHURN_SCORES)
+    with engine() as connection:
+        return {table.name: connection.sql(scan(company.platform.lake.pin(table))).pl() for table in tables}
+
+
+def test_labels_made_one_class_by_a_setting_are_refused_and_the_last_good_scores_stand(
+    company: Company, instance: dg.DagsterInstance
+):
+    day = lapsing(company)
+    for asset in ("churn_training_set", "churn_models", "churn_scores"):
+        assert outcome(company, asset, day, instance) == (True, "")
+    good = published(company)
+    assert good["churn_models"]["serves"].any() and good["churn_scores"]["probability"].null_count() == 0
+
+    company.settings = NOBODY_LEAVES
+    for one in (day, day + timedelta(days=1)):
+        assert outcome(company, "churn_training_set", one, instance) == (True, "")
+        success, why = outcome(company, "churn_models", one, instance)
+        assert not success
+        assert f"as_of_date {one}, kind account, reason not enough history: of " in why
+        assert "known outcomes of accounts within 30 days 0 are churn" in why
+        assert f"published_with_a_model {day}" in why
+        assert "`grace_days`" in why and "`account_horizon_days`" in why and "scores_may_end = true" in why
+        assert "The last good partition stands." in why
+    for name, rows in published(company).items():
+        assert rows.equals(good[name]), name
+
+    company.settings = NOBODY_LEAVES + "[churn]\nscores_may_end = true\n"
+    for one in (day + timedelta(days=1), day):
+        for asset in ("churn_training_set", "churn_models", "churn_scores"):
+            assert outcome(company, asset, one, instance) == (True, "")
+    ended = published(company)
+    assert not ended["churn_models"]["serves"].any() and ended["churn_scores"]["probability"].is_null().all()
+
+    company.settings = NOBODY_LEAVES
+    assert outcome(company, "churn_models", day, instance) == (True, ""), "what has ended is not lost again"
+
+
+def test_a_range_without_a_model_is_refused_for_the_day_that_has_one(company: Company, instance: dg.DagsterInstance):
+    day = lapsing(company)
+    company.catch_up(day)
+    company.settings = NOBODY_LEAVES
+    company.put(CHURN_TRAINING_SET, company.compute(churn_training_set, day - timedelta(days=1), day)[CHURN_TRAINING_SET.name])
+    for one in (day - timedelta(days=1), day):
+        instance.report_runless_asset_event(dg.AssetMaterialization("churn_training_set", partition=one.isoformat()))
+    before = published(company)
+    success, why = outcome(company, "churn_models", day - timedelta(days=1), instance, last=day)
+    assert not success and f"no_model_is_lost failed: as_of_date {day}, kind account" in why
+    assert published(company)["churn_models"].equals(before["churn_models"])
+    assert outcome(company, "churn_models", day - timedelta(days=1), instance) == (True, ""), "no day up to it has had a model"
+
+
+def test_accounts_that_are_told_of_no_more_keep_their_model(company: Company, instance: dg.DagsterInstance):
+    """A property of another name: no record names an account, and the kind is gone."""
+    day = lapsing(company)
+    company.catch_up(day)
+    company.put(ACCOUNT_RECORDS, [])
+    company.put(CHURN_TRAINING_SET, [])
+    instance.report_runless_asset_event(dg.AssetMaterialization("churn_training_set", partition=day.isoformat()))
+    success, why = outcome(company, "churn_models", day, instance)
+    assert not success and "kind account, reason no record tells of accounts" in why
+
+
 def test_when_nobody_leaves_any_more_the_last_refit_that_passed_scores_and_says_why(tmp_path: Path):
     """Nobody has left for eight months: neither the day's labels nor those of the last three months have two classes."""
     company = simulate_saas(tmp_path, 400, 410, last_left=150).company
@@ -214,9 +294,9 @@ def shop(company: Company) -> date:
     return day
 
 
-def outcome(company: Company, asset: str, day: date, instance: dg.DagsterInstance) -> tuple[bool, str]:
+def outcome(company: Company, asset: str, day: date, instance: dg.DagsterInstance, last: date | None = None) -> tuple[bool, str]:
     """Whether the asset was materialised, and why not."""
-    result = company.materialize(asset, day, instance)
+    result = company.materialize(asset, day, instance, last)
     failures = [event.step_failure_data.user_failure_data.description for event in result.all_events if event.is_step_failure]
     return result.success, " ".join(map(str, failures))
 
