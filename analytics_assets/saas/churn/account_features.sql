@@ -29,16 +29,16 @@ days AS (
     SELECT
         account_id,
         DATE_DIFF('day', event_date, CAST($cut_off AS DATE)) AS days_ago,
-        SUM(events) AS events,
-        MAX(active_users) AS active_users,
-        MAX(features_used) AS features_used,
-        SUM(sessions) AS sessions
+        events,
+        active_users,
+        features_used,
+        sessions,
+        ROW_NUMBER() OVER (PARTITION BY account_id, event_date ORDER BY received_date DESC) AS newest
     FROM account_days
     WHERE
         event_date <= $cut_off
         AND received_date <= $cut_off
         AND DATE_DIFF('day', event_date, CAST($cut_off AS DATE)) < 56
-    GROUP BY account_id, event_date
 ),
 usage AS (
     SELECT
@@ -58,6 +58,7 @@ usage AS (
         SUM(CASE WHEN days_ago < 28 THEN 1 ELSE 0 END) AS active_days_28,
         MIN(days_ago) AS idle_days
     FROM days
+    WHERE newest = 1 AND events > 0
     GROUP BY account_id
 )
 SELECT

@@ -1,9 +1,11 @@
--- One row per event of the window that somebody did: its account (NULL where nobody named one), its person, the feature, whether a
--- session begins. Turns of a contract and what a billing system sends ($not_usage) nobody did.
+-- One row per event of the window that somebody did, and business day of receipt from whose end it is seen so (`seen_on`) until before
+-- `superseded_on`: its account (NULL where nobody named one), its person, the feature, whether a session begins. Turns of a contract
+-- and what a billing system sends ($not_usage) nobody did.
 -- The account is the one that the event names, else the one that its person named last at that second: on this day, or before it as
 -- `account_members` of the evening before says. A word that many people share carries no account from one event to another.
--- With $by_receipt an event is seen as on the business day by whose end it had been received: nothing received later counts. Who is one
--- person with whom is what was known by the evening before the event's day.
+-- With $by_receipt a person's day is seen anew on every business day by whose end more of it had been received, or of the namings
+-- before it: nothing received later counts. Without, it is seen once, with all that is known. Who is one person with whom is what was
+-- known by the evening before the event's day.
 WITH moments AS (
     SELECT
         d.event_date,
@@ -79,19 +81,41 @@ dated AS (
     SELECT *, CASE WHEN received_on > event_date THEN received_on ELSE event_date END AS received_date
     FROM people
 ),
-sights AS (
-    SELECT DISTINCT event_date, user_id, received_date AS seen_on
-    FROM dated
-    WHERE counts = 1
-),
 memberships AS (
     SELECT DISTINCT as_of_date, user_id, account_id, received_date, superseded_date
     FROM account_members
+),
+receipts AS (
+    SELECT event_date, user_id, received_date, counts
+    FROM dated
+    UNION ALL
+    SELECT d.event_date, k.user_id, k.received_date, 0 AS counts
+    FROM memberships AS k
+    INNER JOIN usage_days AS d ON k.as_of_date = d.evening_before
+    WHERE $by_receipt AND k.received_date > d.event_date
+),
+looks AS (
+    SELECT
+        event_date,
+        user_id,
+        received_date AS seen_on,
+        MAX(MAX(counts)) OVER (
+            PARTITION BY event_date, user_id ORDER BY received_date ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+        ) AS has_events,
+        LEAD(received_date) OVER (PARTITION BY event_date, user_id ORDER BY received_date) AS superseded_on
+    FROM receipts
+    GROUP BY event_date, user_id, received_date
+),
+sights AS (
+    SELECT event_date, user_id, seen_on, superseded_on
+    FROM looks
+    WHERE has_events = 1
 ),
 in_order AS (
     SELECT
         p.*,
         s.seen_on,
+        s.superseded_on,
         LAST_VALUE(CASE WHEN NOT p.is_shared THEN p.account_id END IGNORE NULLS) OVER (
             PARTITION BY p.event_date, p.user_id, s.seen_on
             ORDER BY p.occurred_second, CASE WHEN p.account_id IS NULL THEN 1 ELSE 0 END, p.record_id, p.is_event
@@ -116,7 +140,8 @@ SELECT
     END AS account_id,
     o.user_id,
     o.feature,
-    o.received_date,
+    o.seen_on,
+    o.superseded_on,
     CASE WHEN o.second_before IS NULL OR o.occurred_second - o.second_before > $session_seconds THEN 1 ELSE 0 END AS begins_session
 FROM in_order AS o
 LEFT JOIN memberships AS k
@@ -125,4 +150,4 @@ LEFT JOIN memberships AS k
         WHEN $by_receipt THEN k.received_date <= o.seen_on AND COALESCE(k.superseded_date > o.seen_on, TRUE)
         ELSE k.superseded_date IS NULL
     END
-WHERE o.counts = 1 AND o.received_date = o.seen_on
+WHERE o.counts = 1

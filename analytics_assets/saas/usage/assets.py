@@ -70,14 +70,15 @@ ACCOUNT_USAGE = Table(
 
 ACCOUNT_DAYS = Table(
     name="account_days",
-    rows_are="account, business day, and day on which its events had been received",
+    rows_are="account, business day, and day of receipt on which its figures changed",
     columns=(
         _EVENT_DATE,
         _ACCOUNT,
         Column(
             "received_date",
             "DATE",
-            "Business day by whose end the events had been received; that of the event where the export does not say.",
+            "Business day by whose end this was known: all of the day's events, and namings of accounts, that had been received by then. Where "
+            "the export does not say, an event was received when it happened.",
         ),
         _EVENTS,
         Column("active_users", "BIGINT", "Different people who did something.", "people"),
@@ -120,19 +121,25 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
 
 
 def account_days(work: Work) -> Mapping[str, pa.Table]:
-    """What the people of every account did on a business day, apart by the day by whose end it had been received.
+    """What the people of every account did on a business day, as it was known by the end of that day and of each later one.
 
-    A row is a function of the events that had been received by then, so that whoever learns from it knows no more than was known.
-    Events and sessions of the days of receipt add up; people, their hours and features do not, since one may be in several: the
-    greatest is the least that they can be together. Accounts are those of `account_usage`.
+    A row is a function of what had been received by the end of its `received_date`, so that whoever learns from it knows no more than
+    was known. It holds the whole day, with people, sessions and accounts as they were seen then, and stands until the next row of the
+    same day and account: the newest row with `received_date <= day` is what was known by the end of `day`, and rows never add up. An
+    account that turns out to have had no part in the day, since a naming that came late gives its people to another, has a last row of
+    zeros. Accounts are those of `account_usage`.
 
-    Read it as the diary of a customer with the post marks on it.
+    Read it as the diary of a customer, with every correction and the day on which it was made.
     """
     work.bound_memory()
     work.connection.register(NEWCOMERS, _newcomers(work))
     parameters = _read(work, work.window, by_receipt=True)
     rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql"))
-    work.metadata["events"] = _events_page([_count_events(work, rows, parameters["not_usage"])])
+    newest = (
+        rows.sort_by("received_date").group_by(["event_date", "account_id"], use_threads=False).aggregate([("events", "last")])
+    )
+    counts = _count_events(work, newest.rename_columns({"events_last": "events"}), parameters["not_usage"])
+    work.metadata["events"] = _events_page([counts])
     return {ACCOUNT_DAYS.name: rows}
 
 

@@ -99,6 +99,13 @@ def test_account_features_by_hand(company: Company):
     ):
         company.used("acme", day, events, users=2)
     company.used("acme", date(2025, 3, 31), 40, received=date(2025, 4, 1), users=9)
+    # Less was known of the 24th at first, and more of the 10th, whose people were partly another account's; on the 29th all were.
+    company.used("acme", date(2025, 3, 24), 3, users=1)
+    company.account_days[1]["received_date"] = date(2025, 3, 26)
+    company.used("acme", date(2025, 3, 10), 50, users=8)
+    company.account_days[2]["received_date"] = date(2025, 3, 12)
+    company.used("acme", date(2025, 3, 29), 6)
+    company.used("acme", date(2025, 3, 29), 0, received=date(2025, 3, 30), users=0)
     acme = features(company, "account", CUT_OFF)["acme"]
     assert (acme["trial"], acme["plan"], acme["seats"], acme["mrr"]) == (0, "pro", 8, Decimal("90.00"))
     # Billed on 02-28 for a month: paid through 03-28, three days ago; the bill of 03-28 is not known yet.

@@ -120,22 +120,21 @@ class Oracle:
                     rows.append((evening, who, day, *found, after))
         return rows
 
-    def located(self, day: date, by_receipt: bool) -> list[dict[str, Any]]:
-        """The events of a day, each with person, account, feature and day of receipt."""
+    def located(self, day: date, known_by: date) -> list[dict[str, Any]]:
+        """The events of a day that had been received by the end of another, each with person, account of the evening before and feature."""
         people = self.people(day - timedelta(days=1))
+        evening = dict(self.members(day - timedelta(days=1), known_by).values())
         found = []
         for record in self.company.records:
-            if record["kind"] != "event" or record["name"] in NO_USAGE:
+            if record["kind"] != "event" or record["name"] in NO_USAGE or max(day, self.received(record)) > known_by:
                 continue
             if self.day(record["occurred_at"]) not in (day - timedelta(days=1), day):
                 continue
             who, when = record["identity"], record["occurred_at"]
-            received = max(day, self.received(record))
-            evening = self.members(day - timedelta(days=1), received if by_receipt else date.max)
             found.append({
                 "id": record["record_id"], "when": when, "who": who, "user": _person(people, who), "counts": self.day(when) == day,
-                "named": self.account_named(record), "feature": self.feature(record), "received": received,
-                "evening": dict(evening.values()).get(_person(people, who)),
+                "named": self.account_named(record), "feature": self.feature(record),
+                "evening": evening.get(_person(people, who)),
             })  # fmt: skip
         return found
 
@@ -146,7 +145,7 @@ class Oracle:
             return record["name"] if record["name"] in self.feature_events else None
         return record["name"] if record["name"] not in NO_FEATURES else None
 
-    def account(self, day: date, event: dict[str, Any], people: dict[str, str], known_by: date | None) -> str | None:
+    def account(self, day: date, event: dict[str, Any], people: dict[str, str], known_by: date) -> str | None:
         if not self.people_are_accounts and event["named"]:
             return event["named"]
         if event["who"] in BLOCKED:
@@ -159,30 +158,53 @@ class Oracle:
             if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
             and _person(people, r["identity"]) == event["user"]
             and self.day(r["occurred_at"]) == day and r["occurred_at"] <= event["when"]
-            and (known_by is None or max(day, self.received(r)) <= known_by)
+            and max(day, self.received(r)) <= known_by
         ]  # fmt: skip
         return max(today)[2] if today else event["evening"]
 
-    def figures(self, day: date, by_receipt: bool) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-        """Events of the day by account and hour, or account and day of receipt; each says whether it begins a session."""
+    def attributed(self, day: date, known_by: date = date.max) -> dict[str, list[dict[str, Any]]]:
+        """Events of the day by account, as known by the end of another; each says whether it begins a session."""
         people = self.people(day - timedelta(days=1))
         pause = timedelta(minutes=30)
-        found = self.located(day, by_receipt)
-        groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        found = self.located(day, known_by)
+        of_accounts: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for event in found:
             if not event["counts"]:
                 continue
-            account = self.account(day, event, people, event["received"] if by_receipt else None)
+            account = self.account(day, event, people, known_by)
             if account is None:
                 continue
             earlier = [
                 e for e in found
-                if e["user"] == event["user"] and (not by_receipt or e["received"] <= event["received"])
-                and _order(e) < _order(event) and e["when"] >= event["when"] - pause
+                if e["user"] == event["user"] and _order(e) < _order(event) and e["when"] >= event["when"] - pause
             ]  # fmt: skip
-            key = (account, event["received"]) if by_receipt else (account, self.hour(event["when"]))
-            groups[key].append(event | {"begins": not earlier})
-        return groups
+            of_accounts[account].append(event | {"begins": not earlier})
+        return of_accounts
+
+    def usage_rows(self, day: date) -> list[tuple[Any, ...]]:
+        """Each hour of an account in which it was used."""
+        rows = []
+        for account, of_day in self.attributed(day).items():
+            for hour in {self.hour(e["when"]) for e in of_day}:
+                found = [e for e in of_day if self.hour(e["when"]) == hour]
+                rows.append((day, hour, account, *_counts(found), self.seats(account, hour)))
+        return rows
+
+    def day_rows(self, day: date) -> list[tuple[Any, ...]]:
+        """Each account's figures of the day by the end of every day from then on, where they are not those of the day before."""
+        rows, told = [], {}
+        receipts = {max(day, self.received(r)) for r in self.company.records}
+        for known_by in sorted(receipts):
+            found = self.attributed(day, known_by)
+            for account in {*found, *told}:
+                of_day = found.get(account, [])
+                events, users, features, sessions = _counts(of_day)
+                hours = len({(e["user"], self.hour(e["when"])) for e in of_day})
+                figures = (events, users, hours, features, sessions)
+                if told.get(account) != figures:
+                    rows.append((day, account, known_by, *figures))
+                told[account] = figures
+        return rows
 
     def seats(self, account: str, hour: datetime) -> int | None:
         """The seats named last on the day up to the end of the hour, else those of the evening before."""
@@ -199,7 +221,7 @@ class Oracle:
                 "named": self.account_named(r), "who": who, "user": _person(people, who), "when": r["occurred_at"],
                 "evening": dict(members.values()).get(_person(people, who)),
             }  # fmt: skip
-            if self.account(day, event, people, None) == account:
+            if self.account(day, event, people, date.max) == account:
                 told.append((r["occurred_at"], r["record_id"], int(_property(r, "seats") or 0)))
         return max(told)[2] if told else self.seats_in_the_evening(account, day - timedelta(days=1))
 
@@ -313,14 +335,8 @@ def test_every_figure_equals_brute_force(told: Oracle) -> None:
     days = [company.first_day + timedelta(days=n) for n in range(3)]
     members = [row for day in days for row in told.member_rows(day)]
     assert company.rows(ACCOUNT_MEMBERS, order="1, 2, 3") == sorted(members, key=lambda row: row[:3])
-    by_hour, by_receipt = [], []
-    for day in days:
-        for (account, hour), found in told.figures(day, by_receipt=False).items():
-            by_hour.append((day, hour, account, *_counts(found), told.seats(account, hour)))
-        for (account, received), found in told.figures(day, by_receipt=True).items():
-            events, users, features, sessions = _counts(found)
-            hours = len({(e["user"], told.hour(e["when"])) for e in found})
-            by_receipt.append((day, account, received, events, users, hours, features, sessions))
+    by_hour = [row for day in days for row in told.usage_rows(day)]
+    by_receipt = [row for day in days for row in told.day_rows(day)]
     assert len(by_hour) > 30 and len({row[2] for row in by_receipt}) > 3
     assert company.rows(ACCOUNT_USAGE, order="1, 2, 3") == sorted(by_hour, key=lambda row: row[:3])
     assert company.rows(ACCOUNT_DAYS) == sorted(by_receipt)
@@ -418,13 +434,34 @@ def test_what_is_received_later_moves_no_row_of_an_earlier_receipt(company: Any)
         company.event("phone", f"2026-03-03T{hour:02}:00:00", received=company.at(received))
     company.materialise()
     before = company.rows(ACCOUNT_DAYS)
-    assert [(row[1], row[2].day, row[3]) for row in before] == [("A", 3, 1), ("A", 4, 1), ("A", 6, 1)]
+    assert [(row[1], row[2].day, row[3]) for row in before] == [("A", 3, 1), ("A", 4, 2), ("A", 6, 3)]
     company.told("phone", "2026-03-02T09:00:00", received=company.at("2026-03-05T09:00:00"), account_id="B")
     company.materialise()
     assert company.rows(ACCOUNT_DAYS, "received_date < '2026-03-05'") == before[:2]
-    assert company.rows(ACCOUNT_DAYS, "received_date >= '2026-03-05'", "account_id, events") == [("B", 1)]
+    after = company.rows(
+        ACCOUNT_DAYS, "received_date >= '2026-03-05'", "account_id, day(received_date), events, active_users, sessions"
+    )
+    assert after == [("A", 5, 0, 0, 0), ("B", 5, 2, 1, 2), ("B", 6, 3, 1, 3)]
     # Usage is what is known now.
     assert company.rows(ACCOUNT_USAGE, columns="DISTINCT account_id") == [("B",)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_days_are_the_same_however_the_lines_are_cut_into_files(company: Any, seed: int) -> None:
+    """The same lines with the same instants of receipt, in one file as they came, and shuffled into five."""
+    company.zone, company.first_day = CLOCKS["London, 25 hours"]
+    company.last_day = company.first_day + timedelta(days=2)
+    fill(company, 50 + seed)
+    company.materialise()
+    tables = (ACCOUNTS, ACCOUNT_MEMBERS, ACCOUNT_USAGE, ACCOUNT_DAYS)
+    in_one_file = {table.name: company.digests(table) for table in tables}
+    assert sum(rows for rows, _ in in_one_file[ACCOUNT_DAYS.name].values()) > 10
+    draw = random.Random(seed)
+    draw.shuffle(company.records)
+    for number, record in enumerate(company.records):
+        record |= {"file": f"{draw.randrange(5)}.json", "line_number": number}
+    company.materialise()
+    assert {table.name: company.digests(table) for table in tables} == in_one_file
 
 
 @pytest.mark.parametrize("seed", range(3))
