@@ -51,17 +51,18 @@ def load(folder: Path, model_id: str) -> Model:
     """
     import skops.io
 
-    path = folder / f"{model_id}.skops"
-    remedy = "It is made again from the data; remove the file if you did not put it there."
+    path = reading = folder / f"{model_id}.skops"
+    remedy = "The model is made again from the data, and the file and its card are replaced."
     try:
         content = path.read_bytes()
         model = _model(skops.io.loads(content, trusted=TRUSTED))
         found = model.model_id
-        told = json.loads((folder / f"{model_id}.json").read_text(encoding="utf-8"))["sha256"]
+        reading = path.with_suffix(".json")
+        told = json.loads(reading.read_text(encoding="utf-8"))["sha256"]
     except FileNotFoundError:
-        raise ModelFileError(f"{path}: there is no such model. It is made again from the data.") from None
+        raise ModelFileError(f"{reading}: there is no such file. {remedy}") from None
     except Exception as error:
-        raise ModelFileError(f"{path}: damaged or foreign ({type(error).__name__}: {error}). {remedy}") from None
+        raise ModelFileError(f"{reading}: damaged or foreign ({type(error).__name__}: {error}). {remedy}") from None
     if found != model_id:
         raise ModelFileError(f"{path}: holds the model {found}. {remedy}")
     if hashlib.sha256(content).hexdigest() != told:

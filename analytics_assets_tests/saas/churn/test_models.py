@@ -387,7 +387,7 @@ def test_missing_damaged_swapped_and_foreign_files_are_refused_by_name(made: bac
     import skops.io
 
     model, other = made.model, replace(made.model, candidate=LOGISTIC, training_digest="other")
-    with pytest.raises(ModelFileError, match="there is no such model"):
+    with pytest.raises(ModelFileError, match=f"{model.model_id}.skops: there is no such file"):
         load(tmp_path, model.model_id)
     path = store(tmp_path, model, {})
     whole = path.read_bytes()
@@ -401,6 +401,20 @@ def test_missing_damaged_swapped_and_foreign_files_are_refused_by_name(made: bac
     with pytest.raises(ModelFileError, match="damaged or foreign"):
         load(tmp_path, model.model_id)
     # What is damaged is written anew.
+    store(tmp_path, model, {})
+    assert load(tmp_path, model.model_id).model_id == model.model_id
+
+
+def test_a_damaged_or_missing_card_is_named_and_written_anew(made: backtest.Refit, tmp_path):
+    model = made.model
+    card = store(tmp_path, model, {}).with_suffix(".json")
+    whole = card.read_text()
+    card.write_text(whole[: len(whole) // 2])
+    with pytest.raises(ModelFileError, match=f"{card.name}: damaged or foreign .* are replaced"):
+        load(tmp_path, model.model_id)
+    card.unlink()
+    with pytest.raises(ModelFileError, match=f"{card.name}: there is no such file"):
+        load(tmp_path, model.model_id)
     store(tmp_path, model, {})
     assert load(tmp_path, model.model_id).model_id == model.model_id
 
