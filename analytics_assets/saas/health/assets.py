@@ -68,7 +68,7 @@ ACCOUNT_HEALTH = Table(
         Column(
             "reasons",
             "VARCHAR",
-            "A fortnight without activity, then what costs most points; at most three. Never NULL of a score that is not healthy or has fallen. "
+            "A fortnight without activity, then what costs most points; at most three. `hours of use`: the people of each hour, summed. Never NULL of a score that is not healthy or has fallen. "
             "`down 40 % in 14 days against the 28 before`: of these 42 days, the last 14 had 40 % less a day than the 28 (fewer where it is younger).",
             nullable=True,
         ),
@@ -158,7 +158,9 @@ def plot_worst_accounts(work: Work, rows: pa.Table) -> bytes:
 
     health = work.settings.health
     end = work.window.end.astimezone(work.settings.business.zone)
-    edges = alt.Chart(pl.DataFrame({"score": [health.healthy, health.at_risk]})).mark_rule(strokeDash=[4, 4]).encode(y="score:Q")
+    bands = [f"healthy from {health.healthy:g}", f"at risk below {health.at_risk:g}"]
+    edge = alt.Chart(pl.DataFrame({"score": [health.healthy, health.at_risk], "band": bands})).encode(alt.Y("score:Q"))
+    edges = edge.mark_rule(strokeDash=[4, 4]) + edge.mark_text(align="left", dy=-6).encode(x=alt.value(4), text="band:N")
     lines = (
         alt.Chart(worst_accounts(work, rows), title=f"Health of the accounts that lost most in 28 days, to {end:%Y-%m-%d %H:%M}")
         .mark_line(point=alt.OverlayMarkDef(size=12))

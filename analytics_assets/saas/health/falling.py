@@ -77,7 +77,7 @@ def falling_accounts(work: Work) -> Mapping[str, pa.Table]:
     hundred days: at 60 accounts somebody is called without a cause every other day. With 20 points it is two of three, one in 38, and
     every 190 days. (`make bench ONLY=health` measures the first.) `churn_scores` says who of them is likely to leave.
 
-    How far to believe it stands below and, day by day, in `health_outcomes` under `falling`: how many of the accounts that were
+    How far to believe it stands in `health_outcomes` under `falling`, and of the newest day that was there before it below: how many of the accounts that were
     falling `[churn] account_horizon_days` ago have ended since, beside all bands.
 
     The check `nobody_began_to_fall` names the new ones of the newest day that pay most: at most one alert a day, and none while
@@ -118,7 +118,9 @@ def plot_falling(work: Work, rows: pa.Table) -> bytes:
     import vl_convert as vlc
 
     frame = pl.DataFrame(rows).with_columns(
-        began=pl.when(pl.col("falling_since") == pl.col("as_of_date")).then(pl.lit("since this day")).otherwise(pl.lit("before"))
+        began=pl.when(pl.col("falling_since") == pl.col("as_of_date"))
+        .then(pl.lit("since this day"))
+        .otherwise(pl.lit("since an earlier day"))
     )
     counted = frame.group_by("as_of_date", "began").agg(accounts=pl.len()).sort("as_of_date", "began")
     recent = counted.filter(pl.col("as_of_date") > work.window.last_day - timedelta(days=DAYS_PLOTTED))

@@ -164,14 +164,20 @@ def plot_outcomes(work: Work, rows: pa.Table) -> bytes:
     last = pl.DataFrame(rows).filter(pl.col("as_of_date") == work.window.last_day)
     groups = (*BANDS, FALLING)
     shown = pl.DataFrame({"band": groups}).join(last, on="band", how="left", maintain_order="left")
-    bars = shown.select("band", pl.col("rate", "rate_low", "rate_high").fill_null(0))
-    days = work.settings.churn.account_horizon_days
-    base = alt.Chart(bars, title=f"Ended within {days} days, by band {days} days before {work.window.last_day}").encode(
-        alt.X("band:N", title=None, sort=list(groups), axis=alt.Axis(labelAngle=0))
+    bars = shown.select(
+        "band",
+        pl.col("rate", "rate_low", "rate_high").fill_null(0),
+        counts=pl.format("{} of {}", pl.col("ended").fill_null(0), pl.col("accounts").fill_null(0)),
     )
+    days = work.settings.churn.account_horizon_days
+    title = alt.TitleParams(
+        f"Ended within {days} days, by band {days} days before {work.window.last_day}", subtitle="lines: 95 % intervals"
+    )
+    base = alt.Chart(bars, title=title).encode(alt.X("band:N", title=None, sort=list(groups), axis=alt.Axis(labelAngle=0)))
     rates = base.mark_bar().encode(alt.Y("rate:Q", title="share of the accounts", axis=alt.Axis(format="%")))
     intervals = base.mark_rule(strokeWidth=2).encode(alt.Y("rate_low:Q"), alt.Y2("rate_high:Q"))
-    return vlc.vegalite_to_png((rates + intervals).properties(width=420, height=240).to_json(), scale=1.5)
+    counts = base.mark_text(dy=-7).encode(alt.Y("rate_high:Q"), text="counts:N")
+    return vlc.vegalite_to_png((rates + intervals + counts).properties(width=420, height=240).to_json(), scale=1.5)
 
 
 def health_outcomes_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

@@ -25,6 +25,7 @@ from analytics_assets.saas.churn.churn_models import churn_models
 from analytics_assets.saas.churn.churn_scores import churn_scores
 from analytics_assets.saas.churn.lifetime import expected_months, fit_by_length, renewals_due
 from analytics_assets.saas.churn.plots import plot_models, plot_scores
+from analytics_assets.saas.churn.stored import load
 from analytics_assets.saas.churn.tables import CHURN_MODELS, CHURN_SCORES, CHURN_TRAINING_SET, TRAINING_SETS
 from analytics_assets.saas.churn.training_sets import churn_training_set, training_sets
 from analytics_assets.warehouse.engine import engine, scan
@@ -87,7 +88,7 @@ def test_a_damaged_model_file_is_told_and_the_model_made_again(saas: Saas, score
     rows = saas.company.compute(compute, DAY)
     assert pl.DataFrame(rows["churn_scores"]).equals(scored["churn_scores"])
     assert "damaged or foreign" in told["model file of accounts"]
-    assert file.stat().st_size > 1000
+    assert load(file.parent, model_id).model_id == model_id, "it was replaced, as the message says"
 
 
 def test_revenue_at_risk_and_expected_months_are_given_for_accounts(scored: dict[str, pl.DataFrame]):
@@ -528,3 +529,45 @@ def test_few_moves_among_thousands_of_subjects_are_drawn() -> None:
         connection.register("scores_of_the_day_before", before.to_arrow())
         work = SimpleNamespace(window=SimpleNamespace(last_day=day), connection=connection)
         assert plot_scores(cast(Work, work), today.to_arrow()).startswith(b"\x89PNG")
+
+
+def drawn(plot: Callable[[Work, pa.Table], bytes], work: SimpleNamespace, rows: pa.Table, monkeypatch) -> str:
+    """What a plot hands over to be drawn."""
+    handed: list[str] = []
+    monkeypatch.setattr("vl_convert.vegalite_to_png", lambda chart, scale: handed.append(chart) or b"")
+    plot(cast(Work, work), rows)
+    return handed[0]
+
+
+def test_a_test_is_drawn_with_its_own_day_and_its_subjects_and_not_as_one_of_the_day(monkeypatch) -> None:
+    day, cut_off = date(2026, 3, 31), date(2026, 2, 23)
+    groups = [("low", 200), ("high", 40), *((f"tenth {n:02d}", 24) for n in range(1, 11))]
+    outcomes = pl.DataFrame([
+        {"as_of_date": day, "kind": "account", "subjects_are": name, "cut_off": cut_off, "subjects": n, "said": 0.1, "came_true": 0.2}
+        for name, n in groups
+    ])  # fmt: skip
+    churn = SimpleNamespace(account_horizon_days=30, customer_horizon_days=90)
+    with engine() as connection:
+        connection.register("rows_of_churn_outcomes", outcomes.to_arrow())
+        work = SimpleNamespace(window=SimpleNamespace(last_day=day), connection=connection, settings=SimpleNamespace(churn=churn))
+        text = drawn(plot_models, work, outcomes.to_arrow(), monkeypatch)
+    assert "Accounts of 2026-02-23: said, and what came true" in text
+    assert "Models of 2026-03-31 at their newest test" in text
+    assert "churned within 30 days" in text and "about 24 accounts each" in text
+    assert "Customers" not in text
+
+
+def test_probabilities_are_drawn_from_0_to_1_and_kinds_apart(monkeypatch) -> None:
+    day = date(2026, 3, 31)
+    rows = pl.DataFrame(
+        {"subject_id": ["a", "b", "c"], "kind": ["account", "account", "customer"], "probability": [0.0, 1.0, 0.96]}
+    ).with_columns(as_of_date=pl.lit(day), band=pl.lit("high"))
+    with engine() as connection:
+        connection.register("scores_of_the_day_before", rows.select("kind", "subject_id", band_before="band").to_arrow())
+        work = SimpleNamespace(window=SimpleNamespace(last_day=day), connection=connection)
+        chart = json.loads(drawn(plot_scores, work, rows.to_arrow(), monkeypatch))
+    bars = [row["hconcat"][0] for row in chart["vconcat"]]
+    assert [bar["title"]["text"] for bar in bars] == ["Accounts by probability", "Customers by probability"]
+    assert [bar["encoding"]["x"]["scale"]["domain"] for bar in bars] == [[0, 1], [0, 1]]
+    bins = [[(round(one["low"], 9), one["subjects"]) for one in chart["datasets"][bar["data"]["name"]]] for bar in bars]
+    assert bins == [[(0.0, 1), (0.95, 1)], [(0.95, 1)]]

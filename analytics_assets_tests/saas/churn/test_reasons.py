@@ -115,6 +115,12 @@ def test_of_figures_that_fall_together_the_one_furthest_from_the_usual_is_told_w
     assert first.filter(pl.Series(cause == "people do less")).str.starts_with("raises: events down ").mean() > 0.9
 
 
+def test_a_trend_that_rounds_to_nothing_is_unchanged_and_neither_up_nor_down():
+    (trend,) = (driver.inputs["trend_events_14"] for driver in ACCOUNTS if driver.name == "trend of use")
+    told = pl.DataFrame({"figure": [-0.4, 0.0, 0.4, -0.6, 12.0]}).select(trend.told(pl.col("figure"))).to_series()
+    assert told.to_list() == ["unchanged", "unchanged", "unchanged", "down 1 %", "up 12 %"]
+
+
 def test_a_reason_tells_the_figure_and_the_usual_one(model: tuple[Model, pl.DataFrame]):
     rows = rows_of(401, 1).with_columns(recency_days=pl.Series([20] * 400 + [190]), purchase_days=2, tenure_days=200)
     made = refit(rows_of(400, 12), "customer", DAY, 30, customer_drivers()).model
