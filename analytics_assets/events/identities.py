@@ -20,6 +20,7 @@ from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
+FIRST_SEEN = _HERE / "first_seen.sql"
 _ONE_DAY = timedelta(days=1)
 
 
@@ -147,9 +148,7 @@ def maps_as_of(work: Work, days: Sequence[date], around: pl.Series | None = None
 def people_until(work: Work, day: date, around: pl.Series | None = None) -> People:
     """Everyone who was seen by the end of a day, for the maps of that day and of earlier ones; `around` some, as `people_around` says."""
     clock, aliases = work.platform.clock, all_aliases(work)
-    everyone = work.sql(
-        _HERE / "first_seen.sql", start_at=clock.begins(clock.first_day), end_at=clock.begins(day + _ONE_DAY)
-    ).pl()
+    everyone = work.sql(FIRST_SEEN, start_at=clock.begins(clock.first_day), end_at=clock.begins(day + _ONE_DAY)).pl()
     rules = work.settings.identity
     return People(everyone, aliases, rules) if around is None else people_around(around, everyone, aliases, rules)
 

@@ -9,8 +9,7 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from analytics_assets.events import identities
-from analytics_assets.events.identities import maps_as_of
+from analytics_assets.events.identities import FIRST_SEEN, maps_as_of
 from analytics_assets.events.tables import ACCOUNT_RECORDS
 from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of
 from analytics_assets.warehouse.assets import Audit, table_asset
@@ -20,7 +19,6 @@ from analytics_assets.warehouse.tables import Column, Publication, Table
 from analytics_assets.warehouse.work import Platform, Work
 
 _HERE = Path(__file__).parent
-_FIRST_SEEN = Path(identities.__file__).parent / "first_seen.sql"
 
 _AS_OF = Column("as_of_date", "DATE", "Business day at whose end this holds.")
 _ACCOUNT = Column("account_id", "VARCHAR", "The account.")
@@ -122,7 +120,7 @@ def _first_seen(work: Work, wanted: bool) -> pa.Table:
     """When each identity was first seen, where that is when an account was."""
     clock = work.platform.clock
     begin = clock.begins(clock.first_day)
-    return work.sql(_FIRST_SEEN, start_at=begin, end_at=work.window.end if wanted else begin).to_arrow_table()
+    return work.sql(FIRST_SEEN, start_at=begin, end_at=work.window.end if wanted else begin).to_arrow_table()
 
 
 def accounts_asset(platform: Platform, condition: dg.AutomationCondition) -> dg.AssetsDefinition:

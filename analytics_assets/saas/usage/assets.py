@@ -13,8 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analytics_assets.events.identities import all_aliases, people_around
-from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
+from analytics_assets.events.identities import FIRST_SEEN, all_aliases, people_around
+from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS, RECORDS
 from analytics_assets.partitions import BusinessClock
 from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS
 from analytics_assets.settings import Settings
@@ -172,22 +172,40 @@ def _read_namings(work: Work, window: Window) -> None:
 
 
 def _newcomers(work: Work) -> pa.Table:
-    """Who first names an account on a day of the window, and whom aliases join to them: identity and person, as of the evening before.
+    """Who is new in the window, and whom the aliases known by the evening before join to them: identity and person, as of that evening.
 
-    `account_members` of that evening has none of them, and on the next all. Where people are accounts, it has everybody.
+    `account_members` of the evening has none of them, and of the next all. New is who first names an account; where people are accounts,
+    who is first seen: an account is called by the first seen of its names.
     """
     found = [_NOBODY]
-    _read_namings(work, work.window)
-    first = work.sql(_HERE / "first_namings.sql", evening=work.window.first_day - _ONE_DAY).pl()
-    if work.settings.accounts.are == "named" and len(first):
-        seen = first.select("identity", first_seen_at=pl.lit(datetime(1970, 1, 1, tzinfo=UTC)))
+    first = _first_seen(work) if work.settings.accounts.are == "people" else _first_namings(work)
+    if len(first):
+        zone, epoch = work.settings.business.time_zone, datetime(1970, 1, 1, tzinfo=UTC)
+        # Every evening counts them as seen, in their order.
+        seen = first.select("identity", first_seen_at=pl.col("first_seen_at") - work.window.start + epoch)
         people = people_around(first["identity"], seen, all_aliases(work), work.settings.identity)
-        for (day,), of_day in first.group_by("event_date"):
+        for (day,), of_day in first.group_by(pl.col("first_seen_at").dt.convert_time_zone(zone).dt.date()):
             who = people.as_of(work.platform.clock.begins(day))[0].with_columns(user_id="customer_id")
             theirs = who.filter(pl.col("identity").is_in(of_day["identity"].implode()))["user_id"]
             joined = who.filter(pl.col("user_id").is_in(theirs.implode()))
             found.append(joined.select(pl.lit(day - _ONE_DAY).alias("as_of_date"), "identity", "user_id"))
     return pl.concat(found).to_arrow()
+
+
+def _first_namings(work: Work) -> pl.DataFrame:
+    _read_namings(work, work.window)
+    return work.sql(_HERE / "first_namings.sql", evening=work.window.first_day - _ONE_DAY).pl()
+
+
+def _first_seen(work: Work) -> pl.DataFrame:
+    """One row per identity that is seen in the days of the window, up to its end, and was of nobody who had been before."""
+    evening, start, end = work.window.first_day - _ONE_DAY, work.platform.clock.begins(work.window.first_day), work.window.end
+    work.read(ACCOUNT_MEMBERS, f"as_of_date = '{evening}'")
+    work.read(RECORDS, f"occurred_at >= '{start.isoformat()}' AND occurred_at < '{end.isoformat()}'")
+    known = work.connection.sql(
+        "SELECT identity FROM account_members WHERE as_of_date = $evening", params={"evening": evening}
+    ).pl()
+    return work.sql(FIRST_SEEN, start_at=start, end_at=end).pl().join(known, on="identity", how="anti")
 
 
 def usage_parameters(settings: Settings, by_receipt: bool) -> dict[str, Any]:

@@ -25,36 +25,43 @@ NO_USAGE = {"subscription billed", "payment failed"}
 
 @dataclass
 class Oracle:
-    """Reads records, never tables: each question is asked anew of all records. Only what a day's map and members are is kept."""
+    """Reads records, never tables: each question is asked anew of all records. Only what a day's map and members are is kept.
+
+    Of what lies before the first day it knows the aliases alone.
+    """
 
     company: Any
     people_are_accounts: bool = False
     feature_events: frozenset[str] = frozenset()
-    maps: dict[date, dict[str, str]] = field(default_factory=dict)
+    maps: dict[tuple[date, date | None], dict[str, str]] = field(default_factory=dict)
     members_of: dict[tuple[date, date], dict[str, tuple[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.zone = self.company.platform.settings.business.zone
         self.day = cache(lambda when: when.astimezone(self.zone).date())
+        first_day = self.company.first_day
+        self.records = [r for r in self.company.records if r["kind"] != "alias" and self.day(r["occurred_at"]) >= first_day]
+        self.aliases = [r for r in self.company.records if r["kind"] == "alias"]
 
     def hour(self, when: datetime) -> datetime:
         local = when.astimezone(self.zone)
         return when.astimezone(UTC) - timedelta(minutes=local.minute, seconds=local.second)
 
-    def people(self, day: date) -> dict[str, str]:
-        """Identity to person at the end of a day: named ones are called by the earliest name."""
-        if day not in self.maps:
-            end = self.company.platform.clock.begins(day + timedelta(days=1))
+    def people(self, day: date, seen_until: date | None = None) -> dict[str, str]:
+        """Identity to person at the end of a day: named ones are called by the earliest name, of those seen by the end of another day."""
+        if (day, seen_until) not in self.maps:
+            begins = self.company.platform.clock.begins
+            end, seen_before = begins(day + timedelta(days=1)), begins((seen_until or day) + timedelta(days=1))
             seen: dict[str, datetime] = {}
             group: dict[str, set[str]] = {}
             known: set[str] = set()
-            for record in self.company.records:
-                if record["occurred_at"] < end:
+            for record in self.records + self.aliases:
+                if begins(self.company.first_day) <= record["occurred_at"] < seen_before:
                     known.add(record["identity"])
                     name = _name(record["identity"])
                     seen[name] = min(seen.get(name, record["occurred_at"]), record["occurred_at"])
-            for record in self.company.records:
-                if record["kind"] == "alias" and (record["received_at"] or record["occurred_at"]) < end:
+            for record in self.aliases:
+                if (record["received_at"] or record["occurred_at"]) < end:
                     known |= {record["identity"], record["other_identity"]}
                     one, other = _name(record["identity"]), _name(record["other_identity"])
                     merged = group.get(one, {one}) | group.get(other, {other})
@@ -63,10 +70,14 @@ class Oracle:
                     for member in merged:
                         group[member] = merged
             far = datetime.max.replace(tzinfo=UTC)
-            self.maps[day] = {
+            self.maps[day, seen_until] = {
                 who: min(group.get(_name(who), {_name(who)}), key=lambda m: (seen.get(m, far), m)) for who in known - BLOCKED
             }
-        return self.maps[day]
+        return self.maps[day, seen_until]
+
+    def people_during(self, day: date) -> dict[str, str]:
+        """Who is one person with whom is what was known by the evening before; who is new on the day is called by the first name seen."""
+        return self.people(day - timedelta(days=1), seen_until=day)
 
     def received(self, record: dict[str, Any]) -> date:
         return self.day(record["received_at"] or record["occurred_at"])
@@ -77,8 +88,8 @@ class Oracle:
         person = _person(people, who)
         return sorted(
             (r["occurred_at"], r["record_id"], self.account_named(r))
-            for r in self.company.records
-            if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
+            for r in self.records
+            if self.account_named(r) and r["identity"] not in BLOCKED
             and _person(people, r["identity"]) == person
             and first <= self.day(r["occurred_at"]) <= last and r["occurred_at"] <= until and self.received(r) <= known_by
         )  # fmt: skip
@@ -110,9 +121,9 @@ class Oracle:
         people, rows = self.people(evening), []
         for who, person in people.items():
             named = [
-                max(evening, self.received(r)) for r in self.company.records
-                if r["kind"] != "alias" and self.account_named(r) and people.get(r["identity"]) == person
-                and self.company.first_day <= self.day(r["occurred_at"]) <= evening
+                max(evening, self.received(r)) for r in self.records
+                if self.account_named(r) and people.get(r["identity"]) == person
+                and self.day(r["occurred_at"]) <= evening
             ]  # fmt: skip
             days = [evening] if self.people_are_accounts else sorted(set(named))
             for day, after in pairwise([*days, None]):
@@ -122,10 +133,10 @@ class Oracle:
 
     def located(self, day: date, known_by: date) -> list[dict[str, Any]]:
         """The events of a day that had been received by the end of another, each with person, account of the evening before and feature."""
-        people = self.people(day - timedelta(days=1))
+        people = self.people_during(day)
         evening = dict(self.members(day - timedelta(days=1), known_by).values())
         found = []
-        for record in self.company.records:
+        for record in self.records:
             if record["kind"] != "event" or record["name"] in NO_USAGE or max(day, self.received(record)) > known_by:
                 continue
             if self.day(record["occurred_at"]) not in (day - timedelta(days=1), day):
@@ -154,8 +165,8 @@ class Oracle:
             return event["user"]
         today = [
             (r["occurred_at"], r["record_id"], self.account_named(r))
-            for r in self.company.records
-            if r["kind"] != "alias" and self.account_named(r) and r["identity"] not in BLOCKED
+            for r in self.records
+            if self.account_named(r) and r["identity"] not in BLOCKED
             and _person(people, r["identity"]) == event["user"]
             and self.day(r["occurred_at"]) == day and r["occurred_at"] <= event["when"]
             and max(day, self.received(r)) <= known_by
@@ -164,7 +175,7 @@ class Oracle:
 
     def attributed(self, day: date, known_by: date = date.max) -> dict[str, list[dict[str, Any]]]:
         """Events of the day by account, as known by the end of another; each says whether it begins a session."""
-        people = self.people(day - timedelta(days=1))
+        people = self.people_during(day)
         pause = timedelta(minutes=30)
         found = self.located(day, known_by)
         of_accounts: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -193,7 +204,7 @@ class Oracle:
     def day_rows(self, day: date) -> list[tuple[Any, ...]]:
         """Each account's figures of the day by the end of every day from then on, where they are not those of the day before."""
         rows, told = [], {}
-        receipts = {max(day, self.received(r)) for r in self.company.records}
+        receipts = {max(day, self.received(r)) for r in self.records}
         for known_by in sorted(receipts):
             found = self.attributed(day, known_by)
             for account in {*found, *told}:
@@ -209,10 +220,10 @@ class Oracle:
     def seats(self, account: str, hour: datetime) -> int | None:
         """The seats named last on the day up to the end of the hour, else those of the evening before."""
         day = self.day(hour)
-        members, people = self.members(day - timedelta(days=1)), self.people(day - timedelta(days=1))
+        members, people = self.members(day - timedelta(days=1)), self.people_during(day)
         told = []
-        for r in self.company.records:
-            if r["kind"] == "alias" or not _property(r, "seats") or self.day(r["occurred_at"]) != day:
+        for r in self.records:
+            if not _property(r, "seats") or self.day(r["occurred_at"]) != day:
                 continue
             if r["occurred_at"] >= hour + timedelta(hours=1):
                 continue
@@ -230,12 +241,8 @@ class Oracle:
             return None
         people = self.people(evening)
         told = []
-        for r in self.company.records:
-            if (
-                r["kind"] == "alias"
-                or not _property(r, "seats")
-                or not self.company.first_day <= self.day(r["occurred_at"]) <= evening
-            ):
+        for r in self.records:
+            if not _property(r, "seats") or self.day(r["occurred_at"]) > evening:
                 continue
             of = people.get(r["identity"]) if self.people_are_accounts else self.account_named(r)
             if of is None and not self.people_are_accounts and r["identity"] not in BLOCKED:
@@ -274,7 +281,7 @@ def fill(company: Any, seed: int, size: int = 260) -> None:
     """Records at random: few people, accounts and minutes, so that everything that can happen together does.
 
     Two names of one newcomer are joined on the first day, and another newcomer spells one address in two ways, one of which never names an
-    account. Nor do the others before the last day.
+    account. Nor do the others before the last day. The week before the first day tells the same things, some of it received since.
     """
     draw = random.Random(seed)
     clock = company.platform.clock
@@ -283,6 +290,15 @@ def fill(company: Any, seed: int, size: int = 260) -> None:
     newcomers = ["new here", "here anew", "New@here.test", "new@here.test"]
     people = [f"p{number}" for number in range(6)] + ["guest"] + newcomers
     company.alias(*newcomers[:2], start + 3600, None)
+    for number in range(30):
+        when = start - draw.randrange(1, 7 * 86400)
+        received, who = draw.choice([None, when + 60, when + draw.randrange(9 * 86400)]), draw.choice(people)
+        if number < 4:
+            company.alias(who, draw.choice(people), when, received)
+        elif number < 12:
+            company.told(who, when, received, account_id=draw.choice("AB"), seats="77")
+        else:
+            company.event(who, when, "worked", received, account_id=draw.choice("AB"))
     edges = [int(clock.begins(company.first_day + timedelta(days=n)).timestamp()) for n in range(1, 3)]
     for _ in range(size):
         near = draw.choice(edges) + draw.randrange(-5400, 5400)
