@@ -4,7 +4,7 @@
 WITH seen AS (
     SELECT DISTINCT user_id
     FROM people
-    WHERE first_seen_date IS NOT NULL
+    WHERE first_seen_date <= $as_of
 ),
 named AS (
     SELECT

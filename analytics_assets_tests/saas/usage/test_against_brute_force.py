@@ -384,7 +384,10 @@ def _cut(company: Any, draw: random.Random) -> list[Window]:
 
 
 @pytest.mark.parametrize(
-    "told", [(clock, "accounts are named", 20 + n) for n, clock in enumerate(CLOCKS)], ids=str, indirect=True
+    "told",
+    [(clock, "accounts are named", 20 + n) for n, clock in enumerate(CLOCKS)] + [("London, 25 hours", "people are accounts", 24)],
+    ids=str,
+    indirect=True,
 )
 def test_hours_and_days_alone_in_any_order_equal_a_rebuild_from_nothing(told: Oracle, monkeypatch) -> None:
     company = told.company
@@ -440,6 +443,25 @@ def test_seats_follow_who_was_who_the_evening_before_and_begin_a_day_as_accounts
         ("A", 2, 9, 3), ("A", 2, 11, 5), ("A", 2, 23, 5), ("A", 3, 0, 3), ("B", 2, 9, None), ("B", 2, 11, None), ("B", 2, 23, None),
         ("B", 3, 0, 5),
     ]  # fmt: skip
+
+
+def test_a_person_of_two_names_is_one_account_from_the_first_day_on_which_either_is_seen(company: Any) -> None:
+    """They were joined before `first_day`. The evening before they are seen there is no such account, in a range of days either."""
+    company.more_settings = '[accounts]\nare = "people"\n'
+    company.alias("ann", "phone", "2026-02-20T08:00:00")
+    company.alias("bob", "desk", "2026-02-20T08:00:00")
+    for day, one, other in ((1, "phone", "ann"), (2, "desk", "bob")):
+        company.event(one, f"2026-03-0{day}T09:00:00")
+        company.event(other, f"2026-03-0{day}T10:00:00")
+    company.materialise()
+    used = company.rows(ACCOUNT_DAYS, columns="day(event_date), account_id, events, active_users")
+    assert used == [(1, "phone", 2, 1), (2, "desk", 2, 1)]
+    assert company.rows(ACCOUNT_USAGE, columns="DISTINCT account_id") == [("desk",), ("phone",)]
+    assert company.rows(ACCOUNTS, "as_of_date = '2026-03-01'", "account_id") == [("phone",)]
+    assert company.rows(ACCOUNT_MEMBERS, "as_of_date = '2026-03-01'", "account_id, identity") == [
+        ("phone", "ann"),
+        ("phone", "phone"),
+    ]
 
 
 def test_what_is_received_later_moves_no_row_of_an_earlier_receipt(company: Any) -> None:
