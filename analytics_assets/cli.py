@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,6 +23,8 @@ from analytics_assets.settings import PROJECT_ROOT, Settings, SettingsError, loa
 from analytics_assets.terminal import console, plain
 
 if TYPE_CHECKING:
+    import duckdb
+
     from analytics_assets.warehouse.tables import Table
 
 FORMATS = ("kissmetrics",)
@@ -346,6 +348,7 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
         ).fetchall()
         every_name = {name for (name,) in connection.sql("SELECT DISTINCT name FROM records WHERE kind = 'event'").fetchall()}
         every_key = {key for (key,) in connection.sql("SELECT DISTINCT unnest(json_keys(properties)) FROM records").fetchall()}
+        told_early = _told_before(connection, settings, business.first_day) if business.first_day else (0, None)
     console.print(
         f"sample    {total + landed.rejected.num_rows:,} lines, {landed.rejected.num_rows:,} of them unreadable, {low} to {high}"
     )
@@ -376,6 +379,13 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
         for name, wanted in named:
             found = [key for key in wanted if key in every_key]
             console.print(f"{plain(f'[{table}]')} {name}: {', '.join(found) or '-'}")
+    if told_early[1]:
+        console.print(
+            f"  [yellow]{told_early[0]:,} records of the sample, since {told_early[1]:%Y-%m-%d}, tell of accounts before first_day "
+            f"({business.first_day}) and are not used: contracts, seats and members are known from the first that is told since. An earlier "
+            "first_day knows them[/]",
+            soft_wrap=True,
+        )
     sells = not every_name.isdisjoint(settings.events.purchase)
     if sells and settings.activation.consent_required and every_key.isdisjoint(settings.customers.consent):
         console.print("  [yellow]no property tells of consent: nobody will stand on the e-mail list[/]")
@@ -385,6 +395,23 @@ def _check(settings: Settings, home: Home, exports: str | None) -> None:
             soft_wrap=True,
         )
         sys.exit(1)
+
+
+def _told_before(connection: duckdb.DuckDBPyConnection, settings: Settings, day: date) -> tuple[int, datetime | None]:
+    """How many of `records` before a business day tell of an account, its plan, seats or contract, and when the first of them was."""
+    from analytics_assets.events.events import json_paths
+
+    names = settings.properties
+    turns = [name for _, kind in settings.subscriptions if isinstance(kind, tuple) for name in kind]
+    return connection.sql(
+        """SELECT count(*), min(occurred_at) FROM records WHERE kind <> 'alias' AND occurred_at < $begins AND (list_contains($turns, name)
+        OR len(list_filter(json_extract_string(properties, $said), lambda v: v <> '')) > 0)""",
+        params={
+            "begins": datetime(day.year, day.month, day.day, tzinfo=settings.business.zone),
+            "turns": turns,
+            "said": json_paths((names.account_id if settings.accounts.are == "named" else ()) + names.plan + names.seats),
+        },
+    ).fetchall()[0]
 
 
 def _ui(home: Home, port: int) -> int:

@@ -61,7 +61,8 @@ class Business(_Table):
     """The business's clock and money.
 
     `first_day` and `last_day` bound the partitions. Without `first_day` the first load takes it from the export; without
-    `last_day` the business is live and the clock on the wall decides which hours are over.
+    `last_day` the business is live and the clock on the wall decides which hours are over. Of what lies before `first_day` count
+    aliases and refusals alone: customers, contracts, seats and members of accounts are known from what is told since.
     """
 
     time_zone: str

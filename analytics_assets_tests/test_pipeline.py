@@ -658,6 +658,18 @@ def test_check_wants_a_purchase_or_an_account(tmp_path, lines, new_company, caps
     assert not (tmp_path / "neither" / "home").exists()
 
 
+def test_check_says_what_is_told_of_accounts_before_the_first_day(tmp_path, lines, new_company, capsys) -> None:
+    bills = [
+        lines.event("subscription billed", "ann@x.test", lines.at(f"2011-{when}"), account_id="acme", amount="9.00")
+        for when in ("10-28 23:59", "10-29 00:01", "10-30 20:00")
+    ]
+    new_company({1: (lines.at("2011-10-30 20:00"), bills)}, name="early")
+    _, said = check(tmp_path / "early", lines.settings, capsys)
+    assert "1 records of the sample, since 2011-10-28, tell of accounts before first_day (2011-10-29) and are not used" in said
+    new_company({1: (lines.at("2011-10-30 20:00"), bills[1:])}, name="since")
+    assert "tell of accounts before" not in check(tmp_path / "since", lines.settings, capsys)[1]
+
+
 def test_check_says_whether_anybody_will_be_written_to(tmp_path, lines, new_company, capsys) -> None:
     at = lines.at("2011-10-30 20:00")
     sold = lines.event("purchased", "ann@x.test", at, order_id="1", order_total="5.00")

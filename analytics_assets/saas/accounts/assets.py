@@ -89,7 +89,8 @@ def accounts(work: Work) -> Mapping[str, Staged]:
     a downgrade tells a new price for the same length, a bill without a length is for one month. A trial that was not billed
     `[subscriptions] trial_days` after it began has ended on the next day: it is `expired`. A record that names no account
     belongs to the one that its person named last. `account_members` beside it says who belongs to which account: now in the
-    rows without a `superseded_date`, and before them as it was known until a late naming came.
+    rows without a `superseded_date`, and before them as it was known until a late naming came. Nothing that was told before `[business]
+    first_day` counts: a company that was billed the month before is `unbilled` until its next bill.
 
     Read it as the customer list of an evening: who pays how much, until when, and who has left.
     """
