@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from analytics_assets.events.tables import IDENTITIES, RECORDS
 from analytics_assets.settings import Identity
 from analytics_assets.warehouse.assets import Audit, table_asset
+from analytics_assets.warehouse.engine import engine
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.staged import Staged
 from analytics_assets.warehouse.work import Platform, Work
@@ -98,7 +99,20 @@ def _node(rules: Identity, column: str = "identity") -> pl.Expr:
     identity = pl.col(column)
     if not rules.fold_email_case:
         return identity
-    return pl.when(identity.str.contains("@", literal=True)).then(identity.str.to_lowercase()).otherwise(identity)
+    lower = identity.map_batches(_lower, return_dtype=pl.String)
+    return pl.when(identity.str.contains("@", literal=True)).then(lower).otherwise(identity)
+
+
+def _lower(identities: pl.Series) -> pl.Series:
+    """In lower case, as the statements and the audit have it: of `İ`, `Σ` and newer letters Polars makes others than DuckDB."""
+    is_odd = identities.str.contains("@", literal=True) & identities.str.contains(r"[^\x00-\x7F]")
+    odd = identities.filter(is_odd).unique().to_frame("identity")
+    if odd.is_empty():
+        return identities.str.to_lowercase()
+    with engine() as connection:
+        connection.register("odd", odd.to_arrow())
+        lowered = connection.sql("SELECT identity, lower(identity) AS lower FROM odd").pl()
+    return identities.str.to_lowercase().zip_with(~is_odd, identities.replace(lowered["identity"], lowered["lower"]))
 
 
 def _is_blocked(nodes: pl.Series, rules: Identity) -> pl.Series:

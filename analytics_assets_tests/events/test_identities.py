@@ -2,8 +2,10 @@
 
 import itertools
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 
+import duckdb
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -59,6 +61,19 @@ def kinds(seen: dict[str, int], aliases: list[tuple[str, str]], **rules) -> dict
 def test_a_chain_of_aliases_is_one_customer() -> None:
     a, b, c = anonymous("a"), anonymous("b"), anonymous("c")
     assert people({"ann": 5, a: 0, b: 1, c: 2}, [("ann", a), (a, b), (c, b)]) == {"ann": "ann", a: "ann", b: "ann", c: "ann"}
+
+
+def test_addresses_are_spelt_as_the_statements_spell_them_in_every_letter() -> None:
+    """Elsewhere SQL folds: of one letter that it lowers otherwise the audit refused the map of everybody."""
+    letters = (chr(n) for n in range(sys.maxunicode + 1) if not 0xD800 <= n < 0xE000)
+    addresses = [f"{letter}a{letter}@x.test" for letter in letters if letter.lower() != letter]
+    found = people(dict.fromkeys(addresses, 0), [])
+    with duckdb.connect() as connection:
+        lower = connection.execute("SELECT list_transform($them, lambda a: lower(a))", {"them": addresses}).fetchall()[0][0]
+    assert len(addresses) > 1000 and [found[address] for address in addresses] == lower
+    assert people({"İBRAHİM@X.TEST": 0, "ibrahim@x.test": 1}, []) == dict.fromkeys(
+        ["İBRAHİM@X.TEST", "ibrahim@x.test"], "ibrahim@x.test"
+    )
 
 
 def test_without_an_alias_nobody_is_joined() -> None:
