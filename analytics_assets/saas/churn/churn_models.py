@@ -74,7 +74,7 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
     work.connection.register("without_model", pl.concat(without_model).to_arrow())
     # For the audit alone: nothing is computed from what is published.
     standing = work.platform.lake.pin(CHURN_MODELS)
-    attach(work.connection, standing, f"as_of_date <= '{work.window.last_day}'", name="published_models", in_memory=True)
+    attach(work.connection, standing, f"as_of_date <= '{work.window.last_day}'", name="published_models")
     return {table.name: _table(table, rows[table.name]) for table in (CHURN_MODELS, CHURN_BACKTESTS, CHURN_OUTCOMES)}
 
 
