@@ -1,20 +1,10 @@
 -- One row per account, business day, and day of receipt by whose end another figure of it was known than the day before: all of the day
 -- that had been received by then. Of an account that everybody turns out to have left the figures are 0.
 -- What begins to be seen of an account adds to its figures, what is superseded takes away; a feature counts while an event of it is seen.
-WITH used AS (
-    SELECT
-        event_date,
-        account_id,
-        seen_on,
-        superseded_on,
-        user_id,
-        hour,
-        feature,
-        COUNT(*) AS events,
-        SUM(begins_session) AS sessions
-    FROM account_events
-    WHERE account_id IS NOT NULL
-    GROUP BY event_date, account_id, seen_on, superseded_on, user_id, hour, feature
+WITH hours AS (
+    SELECT event_date, account_id, seen_on, superseded_on, user_id, hour, SUM(events) AS events, SUM(sessions) AS sessions
+    FROM account_uses
+    GROUP BY event_date, account_id, seen_on, superseded_on, user_id, hour
 ),
 people AS (
     SELECT
@@ -24,18 +14,18 @@ people AS (
         superseded_on,
         SUM(events) AS events,
         1 AS active_users,
-        COUNT(DISTINCT hour) AS user_hours,
+        COUNT(*) AS user_hours,
         SUM(sessions) AS sessions
-    FROM used
+    FROM hours
     GROUP BY event_date, account_id, seen_on, superseded_on, user_id
 ),
 uses AS (
     SELECT event_date, account_id, feature, seen_on AS received_date, events
-    FROM used
+    FROM account_uses
     WHERE feature IS NOT NULL
     UNION ALL
     SELECT event_date, account_id, feature, superseded_on AS received_date, -events AS events
-    FROM used
+    FROM account_uses
     WHERE feature IS NOT NULL AND superseded_on IS NOT NULL
 ),
 uses_known AS (

@@ -134,6 +134,7 @@ def account_days(work: Work) -> Mapping[str, pa.Table]:
     work.bound_memory()
     work.connection.register(NEWCOMERS, _newcomers(work))
     parameters = _read(work, work.window, by_receipt=True)
+    work.sql(_HERE / "account_uses.sql").create("account_uses")
     rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql"))
     newest = (
         rows.sort_by("received_date").group_by(["event_date", "account_id"], use_threads=False).aggregate([("events", "last")])
@@ -161,8 +162,13 @@ def _read(work: Work, window: Window, by_receipt: bool) -> dict[str, Any]:
     work.read(EVENTS, f"{days} AND {hours}")
     _read_namings(work, window)
     work.connection.register(USAGE_DAYS, usage_days(work.platform.clock, window))
-    for name in ("known_names", "account_events"):
-        work.sql(_HERE / f"{name}.sql", **parameters).create_view(name)
+    work.sql(_HERE / "known_names.sql", **parameters).create_view("known_names")
+    seen = work.sql(_HERE / "account_events.sql", **parameters)
+    # A step each: with what follows in one statement, a day of 2 M events that were received on two days did not fit into memory.
+    if by_receipt:
+        seen.create("account_events")
+    else:
+        seen.create_view("account_events")
     return parameters
 
 
