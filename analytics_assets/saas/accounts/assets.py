@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from analytics_assets.events.identities import FIRST_SEEN, maps_as_of
 from analytics_assets.events.tables import ACCOUNT_RECORDS
-from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of
+from analytics_assets.saas.accounts.standing import WHENEVER, make_contracts_readable, make_standing_readable, parameters_of
 from analytics_assets.warehouse.assets import Audit, table_asset
 from analytics_assets.warehouse.inputs import Needs
 from analytics_assets.warehouse.staged import Staged
@@ -107,7 +107,8 @@ def accounts(work: Work) -> Mapping[str, Staged]:
         if day == days[0]:
             work.connection.register("first_seen", _first_seen(work, people_are_accounts))
             work.connection.register("namings", work.sql(_HERE / "namings.sql", **parameters).to_arrow_table())
-        make_readable(work.connection, who, parameters)
+        make_contracts_readable(work.connection, who, parameters)
+        make_standing_readable(work.connection, parameters)
         for table in (ACCOUNT_MEMBERS, ACCOUNTS):
             rows = work.rows_of(table, work.sql(_HERE / f"{table.name}.sql", **parameters).order(", ".join(table.key)))
             staged[table.name].append(rows)

@@ -33,13 +33,13 @@ def parameters_of(settings: Settings, day: date, known_before: datetime) -> dict
 
 
 def people_of(connection: Any, who: pl.DataFrame, parameters: dict[str, Any]) -> pa.Table:
-    """The rows of `people.sql`, of what `make_readable` takes."""
+    """The rows of `people.sql`, of what `make_contracts_readable` takes."""
     connection.register("identities", who.with_columns(as_of_date=pl.lit(parameters["as_of"])).to_arrow())
     return run(connection, _HERE / "people.sql", parameters).to_arrow_table()
 
 
-def make_readable(connection: Any, who: pl.DataFrame, parameters: dict[str, Any]) -> None:
-    """Register `people`, `told`, `contracts`, `trials` and `standing` of a day, as the files of these names say.
+def make_contracts_readable(connection: Any, who: pl.DataFrame, parameters: dict[str, Any]) -> None:
+    """Register `people`, `told`, `contracts` and `trials` of a day, as the files of these names say.
 
     Args:
         connection: where `account_records` and `first_seen` can be read.
@@ -47,5 +47,14 @@ def make_readable(connection: Any, who: pl.DataFrame, parameters: dict[str, Any]
         parameters: as `parameters_of` makes them.
     """
     connection.register("people", people_of(connection, who, parameters))
-    for name in ("told", "contracts", "trials", "standing"):
+    _register(connection, parameters, "told", "contracts", "trials")
+
+
+def make_standing_readable(connection: Any, parameters: dict[str, Any]) -> None:
+    """Register `standing` of a day, as the file of this name says, where its contracts are readable."""
+    _register(connection, parameters, "standing")
+
+
+def _register(connection: Any, parameters: dict[str, Any], *names: str) -> None:
+    for name in names:
         connection.register(name, run(connection, _HERE / f"{name}.sql", parameters).to_arrow_table())

@@ -61,7 +61,8 @@ THE_DAY_TAUGHT = Audit(
 )
 _POINT_IN_TIME = Audit(
     "point_in_time",
-    "Features stay the same when all that happened, or was received, after the cut-off is taken from the inputs first.",
+    "Features stay the same when all that happened, or was received, after the cut-off is taken from the inputs first; labels when all "
+    "is that happened outside of their window, a whole horizon that has ended, or was received after as_of_date.",
     'SELECT as_of_date, kind, cut_off, "column", subjects FROM leaks',
 )
 

@@ -1,4 +1,4 @@
-"""Point in time within one materialisation: features at a cut-off, labels after it, and the proof that the one knows nothing of the other.
+"""Point in time within one materialisation: features at a cut-off, labels after it, and the proof that neither knows what it may not.
 
 Features of a cut-off use what had happened, and had been received, by its end; identities are those known then. Labels are what had
 been received by the end of the day that asks (`as_of_date`), which is not before the end of their window; so are their identities.
@@ -18,7 +18,13 @@ import polars as pl
 from analytics_assets.events.identities import People, people_until
 from analytics_assets.events.tables import ACCOUNT_RECORDS, EVENTS
 from analytics_assets.retail.orders.assets import ORDERS
-from analytics_assets.saas.accounts.standing import WHENEVER, make_readable, parameters_of, people_of
+from analytics_assets.saas.accounts.standing import (
+    WHENEVER,
+    make_contracts_readable,
+    make_standing_readable,
+    parameters_of,
+    people_of,
+)
 from analytics_assets.saas.churn.backtest import ANCHORS, step_days, training_cut_offs
 from analytics_assets.saas.churn.features import COLUMNS, Driver, Kind, account_drivers, customer_drivers
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS
@@ -47,6 +53,28 @@ class Label:
     horizon_days: int
     named: TrainingSet | None = None
 
+    def until(self, cut_off: date) -> date:
+        """The last day of the window that begins after a cut-off."""
+        return cut_off + timedelta(days=self.horizon_days)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a cut-off those to whom it happened within the window, and the accounts that stood at its end (empty of customers)."""
+
+    happened: pl.Series
+    stood: pl.Series
+
+
+@dataclass
+class _Inputs:
+    """What can be read on a connection: what happened by the end of a day, `until`, and had been received by the end of one, `known_by`."""
+
+    connection: Any
+    until: date
+    known_by: date
+    accounts_as_of: date | None = None
+
 
 class Histories:
     """What happened to accounts and customers up to the window's last day, read once; features and labels of any cut-off before."""
@@ -72,10 +100,11 @@ class Histories:
         self._people: dict[Kind, People] = {}
         # Days ask for the maps of the same cut-offs.
         self._map = lru_cache(CUT_OFFS + 1)(self._map_of)
-        self._accounts_of: date | None = None
+        self._all = _Inputs(work.connection, last, last)
         self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
-        self._leaks: dict[tuple[Kind, date], pl.DataFrame] = {}
-        self._labels: dict[tuple[Label, date, date], pl.DataFrame] = {}
+        self._feature_leaks: dict[tuple[Kind, date], dict[str, int]] = {}
+        self._outcomes: dict[tuple[Label, date, date], Outcome] = {}
+        self._label_leaks: dict[tuple[Label, date], dict[str, int]] = {}
 
     def _read_usage_since(self, day: date) -> None:
         self._usage_since, last = day, self.work.window.last_day
@@ -106,66 +135,104 @@ class Histories:
         that are known by now to have ended by the cut-off.
         """
         cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
-        self._compute(label.kind, [cut_off for cut_off in cut_offs if (label.kind, cut_off) not in self._features])
-        self._label(label, [cut_off for cut_off in cut_offs if (label, cut_off, day) not in self._labels], day)
-        parts = [
-            self._features[label.kind, cut_off]
-            .join(
-                self._labels[label, cut_off, day],
-                on="subject_id",
-                how="left" if label.kind == "customer" else "inner",
-                maintain_order="left",
-            )
-            .with_columns(
-                kind=pl.lit(label.kind),
-                cut_off=pl.lit(cut_off),
-                churned=self._is_churn(label),
-                label_until=pl.lit(cut_off + timedelta(days=label.horizon_days)),
-            )
-            .drop("there")
-            for cut_off in cut_offs
-        ]
+        for cut_off in cut_offs:
+            if (label.kind, cut_off) not in self._features:
+                most = self.work.settings.churn.training_subjects
+                self._features[label.kind, cut_off] = self._features_at(label.kind, cut_off, most, self._all)
+        if label.named and cut_offs:
+            self._register_events(label.named, day)
+        for cut_off in cut_offs:
+            if (label, cut_off, day) not in self._outcomes:
+                self._outcomes[label, cut_off, day] = self._outcome(label, cut_off, day, self._all)
+        parts = [self._labelled(label, cut_off, self._outcomes[label, cut_off, day]) for cut_off in cut_offs]
         return pl.concat(parts) if parts else _no_rows(label.kind)
+
+    def _labelled(self, label: Label, cut_off: date, outcome: Outcome) -> pl.DataFrame:
+        rows = self._features[label.kind, cut_off]
+        if label.kind == "account":
+            rows = rows.filter(pl.col("subject_id").is_in(outcome.stood.implode()))
+        # Accounts churn when something happens (their contract ends), customers when nothing does (no purchase).
+        absent = label.named.absent if label.named else label.kind == "customer"
+        happened = pl.col("subject_id").is_in(outcome.happened.implode())
+        return rows.with_columns(
+            kind=pl.lit(label.kind),
+            cut_off=pl.lit(cut_off),
+            churned=~happened if absent else happened,
+            label_until=pl.lit(label.until(cut_off)),
+        )
 
     def everybody(self, kind: Kind, day: date) -> pl.DataFrame:
         """The features of all subjects at the end of a day, its `cut_off`, in order of `subject_id`: what is scored."""
         if kind not in self.kinds:
             return _no_rows(kind)
-        return self._features_at(kind, day, EVERYBODY).with_columns(cut_off=pl.lit(day))
+        return self._features_at(kind, day, EVERYBODY, self._all).with_columns(cut_off=pl.lit(day))
 
-    def leaks(self, label: Label, day: date) -> pl.DataFrame:
-        """Features that are not the same when everything after the cut-off, or received after it, is taken from the inputs first.
+    def leaks(self, label: Label, day: date, rows: pl.DataFrame) -> pl.DataFrame:
+        """What a day's training rows are made of and may not be: one row per cut-off and column, with the number of subjects.
 
-        One row per cut-off and column, with the number of subjects. Looks at the oldest and the newest cut-off of the day's
-        training set, all of its subjects: the oldest has most of a future to leak.
+        Features are made again from inputs without all that happened, or was received, after the cut-off; labels from inputs without
+        what happened outside of their window, or was received after the day. Accounts have a row by what had happened by the cut-off,
+        and then nothing has happened to them yet. A window is a whole horizon and has ended. Differences of a label count for the column
+        `churned`, or `label NAME` if it is one's own.
+
+        Looks at the oldest cut-off, which has most of a future to leak, and at the newest, of which most was received late and which has
+        most of a past. Of several days the labels of a cut-off are looked at as of the first, after which most was received.
         """
         cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
-        found = [
-            self._leaks_at(label.kind, cut_off).with_columns(
-                cut_off=pl.lit(cut_off), kind=pl.lit(label.kind), as_of_date=pl.lit(day)
-            ).cast(NO_LEAKS.schema)
+        parts = [
+            pl.DataFrame({"column": list(apart), "subjects": list(apart.values())}).with_columns(cut_off=pl.lit(cut_off))
             for cut_off in sorted({*cut_offs[:1], *cut_offs[-1:]})
-        ]  # fmt: skip
-        return pl.concat([NO_LEAKS, *found])
+            for apart in (
+                self._feature_leaks_at(label.kind, cut_off),
+                self._label_leaks_at(label, cut_off, day, has_most_past=cut_off == cut_offs[-1]),
+            )
+        ]
+        whole = pl.col("cut_off") + pl.duration(days=label.horizon_days)
+        other = rows.filter((pl.col("label_until") > day) | (pl.col("label_until") != whole))
+        windows = other.group_by("cut_off").agg(pl.lit("label_until").alias("column"), subjects=pl.len().cast(pl.Int64))
+        found = pl.concat([*parts, windows.select("column", "subjects", "cut_off")]).filter(pl.col("subjects") > 0)
+        return found.with_columns(kind=pl.lit(label.kind), as_of_date=pl.lit(day)).cast(NO_LEAKS.schema)
 
-    def _leaks_at(self, kind: Kind, cut_off: date) -> pl.DataFrame:
-        if (kind, cut_off) not in self._leaks:
-            with engine() as known:
-                for name, when in (("orders", "order_date"), ("account_records", "event_date"), ("account_days", "event_date")):
-                    by_then = (
-                        "received_date <= $day" if name == "account_days"
-                        else f"coalesce(received_at, {'ordered_at' if name == 'orders' else 'occurred_at'}) < $end_at"
-                    )  # fmt: skip
-                    query = f"SELECT * FROM {name} WHERE {when} <= $day AND {by_then}"
-                    parameters = {"day": cut_off, "end_at": self.end_of(cut_off)}
-                    used = {key: value for key, value in parameters.items() if f"${key}" in query}
-                    known.register(name, self.work.connection.sql(query, params=used).to_arrow_table())
+    def _feature_leaks_at(self, kind: Kind, cut_off: date) -> dict[str, int]:
+        if (kind, cut_off) not in self._feature_leaks:
+            tables = ("orders",) if kind == "customer" else ("account_records", "account_days")
+            with engine() as connection:
+                known = self._known(tables, connection, cut_off, cut_off)
                 truth = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects, known)
-            self._leaks[kind, cut_off] = _differences(self._features[kind, cut_off], truth)
-        return self._leaks[kind, cut_off]
+            self._feature_leaks[kind, cut_off] = _differences(self._features[kind, cut_off], truth)
+        return self._feature_leaks[kind, cut_off]
+
+    def _label_leaks_at(self, label: Label, cut_off: date, day: date, has_most_past: bool) -> dict[str, int]:
+        if (label, cut_off) not in self._label_leaks:
+            found, until = self._outcomes[label, cut_off, day], label.until(cut_off)
+            counted = ("label_events",) if label.named else ("orders",) if label.kind == "customer" else ()
+            accounts = ("account_records",) if label.kind == "account" else ()
+            with engine() as connection:
+                self._known(counted, connection, until, day, after=cut_off)
+                within = self._outcome(label, cut_off, day, self._known(accounts, connection, until, day))
+                labels, stood = _apart(found.happened, within.happened), _apart(found.stood, within.stood)
+                if accounts and has_most_past:
+                    before = self._outcome(label, cut_off, day, self._known((*counted, *accounts), connection, cut_off, day))
+                    labels, stood = max(labels, len(before.happened)), max(stood, _apart(found.stood, before.stood))
+            name = f"label {label.named.name}" if label.named else "churned"
+            self._label_leaks[label, cut_off] = {name: labels, "subject_id": stood}
+        return self._label_leaks[label, cut_off]
+
+    def _known(self, tables: Sequence[str], connection: Any, until: date, known_by: date, after: date = date.min) -> _Inputs:
+        """Inputs on a connection of their own: what happened after one day and by the end of another, and had been received by a third."""
+        for name in tables:
+            when, at = ("order_date", "ordered_at") if name == "orders" else ("event_date", "occurred_at")
+            received = (
+                "received_date <= $known_by" if name == "account_days" else f"coalesce(received_at, {at}) < $received_before"
+            )
+            query = f"SELECT * FROM {name} WHERE {when} > $after AND {when} <= $until AND {received}"
+            parameters = {"after": after, "until": until, "known_by": known_by, "received_before": self.end_of(known_by)}
+            used = {key: value for key, value in parameters.items() if f"${key}" in query}
+            connection.register(name, self.work.connection.sql(query, params=used).to_arrow_table())
+        return _Inputs(connection, until, known_by)
 
     def _map_of(self, kind: Kind, day: date) -> pl.DataFrame:
-        """The map of a day, of those who ever named an account or ordered and of whoever is joined to them."""
+        """The map of a day, of those who ever named an account or ordered and of whoever is joined to them; only named customers."""
         if kind not in self._people:
             asked = {
                 "customer": "SELECT DISTINCT identity FROM orders",
@@ -174,32 +241,27 @@ class Histories:
             parameters = {"people_are_accounts": self.people_are_accounts} if kind == "account" else None
             around = self.work.connection.sql(asked, params=parameters).pl()["identity"]
             self._people[kind] = people_until(self.work, self.work.window.last_day, around)
+        return self._map_as_of(kind, day)
+
+    def _map_as_of(self, kind: Kind, day: date) -> pl.DataFrame:
         rows, _ = self._people[kind].as_of(self.end_of(day))
-        return rows
+        return _named(rows) if kind == "customer" else rows
 
-    def _compute(self, kind: Kind, cut_offs: Sequence[date]) -> None:
-        for cut_off in cut_offs:
-            self._features[kind, cut_off] = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects)
+    def _map_for(self, kind: Kind, day: date, inputs: _Inputs) -> pl.DataFrame:
+        """The map of a day; what leaks are told by makes it again, and no later one than is known, so that a map of another day shows."""
+        if inputs is self._all:
+            return self._map(kind, day)
+        return self._map_as_of(kind, min(day, inputs.known_by))
 
-    def _register(self, kind: Kind, day: date, connection: Any = None) -> None:
-        """Make the map of a day, and what else features are made of, readable; of customers those with a named identity."""
+    def _features_at(self, kind: Kind, cut_off: date, most: int, inputs: _Inputs) -> pl.DataFrame:
+        connection = inputs.connection
         if kind == "account":
-            self._register_accounts(day, connection)
+            make_standing_readable(connection, self._register_accounts(cut_off, inputs))
+            if cut_off - timedelta(days=USAGE_DAYS) < self._usage_since:
+                # A refit that stands in may be older than the anchors of most days.
+                self._read_usage_since(cut_off - timedelta(days=USAGE_DAYS + 365))
         else:
-            named = _named(self._map_for("customer", day, connection))
-            (connection or self.work.connection).register("customers_then", named.to_arrow())
-
-    def _map_for(self, kind: Kind, day: date, connection: Any = None) -> pl.DataFrame:
-        """The map of a day; what leaks are told by (a connection of its own) makes it again, so that a map of another day shows."""
-        known = self._map(kind, day)
-        return known if connection is None else self._people[kind].as_of(self.end_of(day))[0]
-
-    def _features_at(self, kind: Kind, cut_off: date, most: int, connection: Any = None) -> pl.DataFrame:
-        self._register(kind, cut_off, connection)
-        if kind == "account" and cut_off - timedelta(days=USAGE_DAYS) < self._usage_since:
-            # A refit that stands in may be older than the anchors of most days.
-            self._read_usage_since(cut_off - timedelta(days=USAGE_DAYS + 365))
-        connection = connection or self.work.connection
+            self._register_customers("customers_then", cut_off, inputs)
         parameters = {
             "cut_off": cut_off, "end_at": self.end_of(cut_off), "most": most, "people_are_accounts": self.people_are_accounts,
         }  # fmt: skip
@@ -209,70 +271,61 @@ class Histories:
         typed = _no_rows(kind).select("subject_id", *(column.name for column in COLUMNS[kind])).schema
         return rows.select(pl.col(name).cast(kind_of) for name, kind_of in typed.items()).sort("subject_id")
 
-    def _register_accounts(self, day: date, connection: Any = None) -> None:
-        """Make readable what `standing.py` says of accounts as known at the end of a day."""
-        if connection is None and self._accounts_of == day:
-            return
-        who = self._map_for("account", day, connection)
-        if connection is None:
-            connection, self._accounts_of = self.work.connection, day
-        connection.register("first_seen", _NOBODY_SEEN.to_arrow())
-        parameters = parameters_of(self.work.settings, day, self.end_of(day))
-        make_readable(connection, who, parameters)
+    def _register_customers(self, name: str, day: date, inputs: _Inputs) -> None:
+        inputs.connection.register(name, self._map_for("customer", day, inputs).to_arrow())
+
+    def _register_accounts(self, day: date, inputs: _Inputs) -> dict[str, Any]:
+        """Make readable what `standing.py` says of contracts as known at the end of a day; the parameters that say so."""
+        parameters = parameters_of(self.work.settings, min(day, inputs.until), self.end_of(min(day, inputs.known_by)))
+        if inputs.accounts_as_of != day:
+            inputs.connection.register("first_seen", _NOBODY_SEEN.to_arrow())
+            make_contracts_readable(inputs.connection, self._map_for("account", day, inputs), parameters)
+            inputs.accounts_as_of = day
+        return parameters
 
     def contracts(self, day: date) -> pl.DataFrame:
         """All paid contracts as known at the end of a day: `account_id`, `months`, `bills` and `ended_on`."""
-        self._register_accounts(day)
+        self._register_accounts(day, self._all)
         return self.work.connection.sql("SELECT account_id, months, renewals + 1 AS bills, ended_on FROM contracts").pl()
 
-    def _label(self, label: Label, cut_offs: Sequence[date], day: date) -> None:
-        if not cut_offs:
-            return
+    def _outcome(self, label: Label, cut_off: date, day: date, inputs: _Inputs) -> Outcome:
+        """What became of the subjects of a cut-off within the window, as known at the end of a day."""
         if label.kind == "customer":
-            self.work.connection.register("customers_later", _named(self._map("customer", day)).to_arrow())
+            self._register_customers("customers_then", cut_off, inputs)
+            self._register_customers("customers_later", day, inputs)
         else:
-            self._register_accounts(day)
-        if label.named:
-            self._register_events(label.named, day)
+            self._register_accounts(day, inputs)
+        parameters = {
+            "cut_off": cut_off,
+            "label_until": label.until(cut_off),
+            "known_before": self.end_of(day),
+            "people_are_accounts": self.people_are_accounts,
+        }
         file = _HERE / f"{label.kind}_{'events' if label.named else 'labels'}.sql"
-        for cut_off in cut_offs:
-            if label.kind == "customer":
-                self._register(label.kind, cut_off)
-            until = cut_off + timedelta(days=label.horizon_days)
-            rows = self.work.sql(
-                file,
-                cut_off=cut_off,
-                label_until=until,
-                known_before=self.end_of(day),
-                people_are_accounts=self.people_are_accounts,
-            ).pl()
-            there = (rows if label.kind == "customer" else self._as_of_cut_off(rows, cut_off)).with_columns(there=pl.lit(True))
-            if label.kind == "account":
-                stood = self.work.sql(_HERE / "account_stood.sql", cut_off=cut_off).pl()
-                there = self._as_of_cut_off(stood, cut_off).join(there, on="subject_id", how="left")
-            self._labels[label, cut_off, day] = there
+        happened = run(inputs.connection, file, parameters).pl().to_series()
+        if label.kind == "customer":
+            return Outcome(happened, pl.Series(dtype=pl.String))
+        stood = run(inputs.connection, _HERE / "account_stood.sql", parameters).pl().to_series()
+        if self.people_are_accounts:
+            then = self._subjects_of_people(cut_off, inputs)
+            happened, stood = (
+                then.filter(pl.col("account_id").is_in(accounts.implode()))["subject_id"].unique()
+                for accounts in (happened, stood)
+            )
+        return Outcome(happened, stood)
 
-    def _as_of_cut_off(self, accounts: pl.DataFrame, cut_off: date) -> pl.DataFrame:
-        """Accounts as the `subject_id` that they had at a cut-off: of a person that several had been by then, each."""
-        if not self.people_are_accounts:
-            return accounts.rename({"account_id": "subject_id"})
+    def _subjects_of_people(self, cut_off: date, inputs: _Inputs) -> pl.DataFrame:
+        """The `subject_id` that people had at a cut-off, by their `account_id` of later: of one that several had been by then, each."""
         then = people_of(
-            self.work.connection, self._map("account", cut_off), parameters_of(self.work.settings, cut_off, WHENEVER)
+            inputs.connection, self._map_for("account", cut_off, inputs), parameters_of(self.work.settings, cut_off, WHENEVER)
         )
-        later = self.work.connection.sql("SELECT identity, user_id AS account_id FROM people").pl()
-        renamed = pl.DataFrame(then).select("identity", subject_id="user_id").join(later, on="identity")
-        return renamed.join(accounts, on="account_id", how="semi").select("subject_id").unique()
+        later = inputs.connection.sql("SELECT identity, user_id AS account_id FROM people").pl()
+        return pl.DataFrame(then).select("identity", subject_id="user_id").join(later, on="identity").drop("identity").unique()
 
     def _register_events(self, named: TrainingSet, day: date) -> None:
         self.work.read(EVENTS, f"event_date <= '{self.work.window.last_day}'")
         self.work.connection.register("named_events", pl.DataFrame({"name": named.events}).to_arrow())
         self.work.connection.register("label_events", self.work.sql(_HERE / "label_events.sql", as_of=day).to_arrow_table())
-
-    def _is_churn(self, label: Label) -> pl.Expr:
-        """Accounts churn when something happens (their contract ends), customers when nothing does (no purchase)."""
-        there = pl.col("there").fill_null(False)
-        absent = label.named.absent if label.named else label.kind == "customer"
-        return ~there if absent else there
 
 
 def _named(who: pl.DataFrame) -> pl.DataFrame:
@@ -298,11 +351,14 @@ def _no_rows(kind: Kind) -> pl.DataFrame:
     )
 
 
-def _differences(found: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
-    """Columns in which two sets of features differ, and for how many subjects; a subject of one side only counts in `subject_id`."""
-    both = found.join(truth, on="subject_id", how="full", suffix="_known")
-    apart = {"subject_id": both.select(pl.col("subject_id").is_null() | pl.col("subject_id_known").is_null()).to_series().sum()}
-    inside = both.filter(pl.col("subject_id").is_not_null() & pl.col("subject_id_known").is_not_null())
-    for name in found.columns[1:]:
-        apart[name] = inside.select(pl.col(name).ne_missing(pl.col(f"{name}_known")).sum()).item()
-    return pl.DataFrame({"column": list(apart), "subjects": list(apart.values())}).filter(pl.col("subjects") > 0)
+def _differences(found: pl.DataFrame, truth: pl.DataFrame) -> dict[str, int]:
+    """For how many subjects each column of two sets of features differs; a subject of one side only counts in `subject_id`."""
+    both = found.join(truth, on="subject_id", how="inner", suffix="_known")
+    columns = found.columns[1:]
+    apart = both.select(pl.col(name).ne_missing(pl.col(f"{name}_known")).sum() for name in columns).row(0, named=True)
+    return {"subject_id": _apart(found["subject_id"], truth["subject_id"]), **apart}
+
+
+def _apart(found: pl.Series, truth: pl.Series) -> int:
+    """How many subjects one of two sets lacks."""
+    return len({*found} ^ {*truth})

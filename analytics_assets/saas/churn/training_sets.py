@@ -28,7 +28,7 @@ def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
     not buying within `customer_horizon_days`. Features use what had happened and had been received by the end of the cut-off, with
     identities as they were known then; labels what had been received by the end of `as_of_date`, when their window had ended, and
     identities as they were known by then. An account that by then is known to have ended by the cut-off already has nothing to foresee
-    and no row.
+    and no row. With every build both are made again from inputs that lack what they may not know; where any differs, the build is refused.
 
     Cut-offs lie a third of the horizon apart, the newest twelve whose window has ended, on a grid that is the same for all days.
 
@@ -41,7 +41,7 @@ def churn_training_set(work: Work) -> Mapping[str, pa.Table]:
             label = histories.churn(kind)
             rows = histories.training_rows(label, day)
             found.append(work.rows_of(CHURN_TRAINING_SET, _padded(rows, day).to_arrow()))
-            leaks.append(histories.leaks(label, day))
+            leaks.append(histories.leaks(label, day, rows))
             if kind in histories.kinds:
                 cut_offs = rows["cut_off"].n_unique()
                 work.metadata[f"{kind}s"] = (
@@ -78,7 +78,7 @@ def training_sets(work: Work) -> Mapping[str, pa.Table]:
         for day in work.days:
             label = Label("account" if named.subjects == "accounts" else "customer", named.horizon_days, named)
             rows = histories.training_rows(label, day)
-            leaking = histories.leaks(label, day)
+            leaking = histories.leaks(label, day, rows)
             leaks.append(leaking)
             positives = int(rows["churned"].sum())
             work.metadata[f"label {named.name}"] = (
@@ -130,7 +130,8 @@ def _write_training_set(work: Work, named: TrainingSet, kind: Kind, day: date, r
             "label": f"Whether {'none' if named.absent else 'one'} of {', '.join(named.events)} happened within {named.horizon_days} days.",
             **{column.name: column.meaning for column in COLUMNS[kind]},
         },
-        "point_in_time": "Recomputed from inputs that end at the cut-off, by occurrence and by receipt: no feature differed.",
+        "point_in_time": "Recomputed from inputs that end at the cut-off, by occurrence and by receipt: no feature differed. "
+        "Recomputed from what happened within the window and was received by the end of as_of_date: no label differed.",
         "identities": "Who is who as known at the cut-off (features) and at the end of as_of_date (labels).",
     }
     with home.lock("training_sets"), channel.building() as folder:

@@ -44,6 +44,7 @@ class Company:
     folder: Path
     settings: str = ""
     first_day: date = date(2025, 1, 1)
+    time_zone: str = "UTC"
     orders: list[dict[str, Any]] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     account_records: list[dict[str, Any]] = field(default_factory=list)
@@ -53,7 +54,9 @@ class Company:
     @property
     def platform(self) -> Platform:
         """The company's platform."""
-        text = f'[business]\ntime_zone = "UTC"\ncurrency = "GBP"\nfirst_day = {self.first_day}\nlast_day = 2030-12-31\n'
+        text = (
+            f'[business]\ntime_zone = "{self.time_zone}"\ncurrency = "GBP"\nfirst_day = {self.first_day}\nlast_day = 2030-12-31\n'
+        )
         return Platform(parse_settings(text + self.settings, "x"), Home(self.folder))
 
     def bought(self, who: str, day: date, amount: Any, received: date | None = None, currency: str = "GBP") -> None:
