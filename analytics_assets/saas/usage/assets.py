@@ -113,14 +113,13 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
         work.read(ACCOUNTS, _evenings_before(window))
         work.connection.register("account_seats", work.sql(_HERE / "account_seats.sql", **parameters).to_arrow_table())
         rows = work.rows_of(ACCOUNT_USAGE, work.sql(_HERE / "account_usage.sql").order("hour, account_id"))
-        for day in sorted(rows["event_date"].unique().to_pylist()):
-            staged.append(rows.filter(pc.field("event_date") == pa.scalar(day)))
+        _append(staged, rows)
         counts.append(_count_events(work, rows, parameters["not_usage"]))
     work.metadata["events"] = _events_page(counts)
     return {ACCOUNT_USAGE.name: staged}
 
 
-def account_days(work: Work) -> Mapping[str, pa.Table]:
+def account_days(work: Work) -> Mapping[str, Staged]:
     """What the people of every account did on a business day, as it was known by the end of that day and of each later one.
 
     A row is a function of what had been received by the end of its `received_date`, so that whoever learns from it knows no more than
@@ -132,16 +131,20 @@ def account_days(work: Work) -> Mapping[str, pa.Table]:
     Read it as the diary of a customer, with every correction and the day on which it was made.
     """
     work.bound_memory()
+    staged = work.stage(ACCOUNT_DAYS)
+    counts = []
     work.connection.register(NEWCOMERS, _newcomers(work))
-    parameters = _read(work, work.window, by_receipt=True)
-    work.sql(_HERE / "account_uses.sql").create("account_uses")
-    rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql"))
-    newest = (
-        rows.sort_by("received_date").group_by(["event_date", "account_id"], use_threads=False).aggregate([("events", "last")])
-    )
-    counts = _count_events(work, newest.rename_columns({"events_last": "events"}), parameters["not_usage"])
-    work.metadata["events"] = _events_page([counts])
-    return {ACCOUNT_DAYS.name: rows}
+    for window in _weeks(work):
+        parameters = _read(work, window, by_receipt=True)
+        work.sql(_HERE / "account_uses.sql").create("account_uses")
+        rows = work.rows_of(ACCOUNT_DAYS, work.sql(_HERE / "account_days.sql").order("event_date, account_id, received_date"))
+        newest = rows.group_by(["event_date", "account_id"], use_threads=False).aggregate([("events", "last")])
+        counts.append(_count_events(work, newest.rename_columns({"events_last": "events"}), parameters["not_usage"]))
+        _append(staged, rows)
+        for name in ("account_uses", "account_events"):
+            work.connection.execute(f"DROP TABLE {name}")
+    work.metadata["events"] = _events_page(counts)
+    return {ACCOUNT_DAYS.name: staged}
 
 
 def _weeks(work: Work) -> list[Window]:
@@ -149,6 +152,11 @@ def _weeks(work: Work) -> list[Window]:
     clock, window = work.platform.clock, work.window
     begins = [max(window.start, clock.begins(day)) for day in work.days[::DAYS_AT_ONCE]]
     return [clock.window(*bounds) for bounds in pairwise([*begins, window.end])]
+
+
+def _append(staged: Staged, rows: pa.Table) -> None:
+    for day in sorted(rows["event_date"].unique().to_pylist()):
+        staged.append(rows.filter(pc.field("event_date") == pa.scalar(day)))
 
 
 def _read(work: Work, window: Window, by_receipt: bool) -> dict[str, Any]:

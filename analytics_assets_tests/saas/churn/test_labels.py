@@ -347,9 +347,6 @@ for _own in (OWN_OF_ACCOUNTS, OWN_OF_CUSTOMERS):
         f"{_file}: events before the cut-off": (_own, Plant(
             _file, "e.event_date > $cut_off", "e.event_date > CAST($cut_off AS DATE) - 30").into),
         f"{_file}: events that come later": (_own, Plant(_file, *_received("e", "occurred_at")).into),
-        f"{_file}: another end of the window": (_own, Plant(_file, label_until=30).into),
-        f"{_file}: another cut-off": (_own, Plant(_file, cut_off=-30).into),
-        f"{_file}: events known later": (_own, Plant(_file, known_before=20).into),
         f"{_file}: people of later": (_own, _people_of_later),
     }  # fmt: skip
 PLANTS |= {
