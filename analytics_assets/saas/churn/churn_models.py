@@ -38,7 +38,8 @@ def churn_models(work: Work) -> Mapping[str, pa.Table]:
     tested yet, the newest serves untested: `accepted` is false, and a check warns. `reason` says it in words. A day that had a model is not
     replaced by one without: the run fails, and models and scores stand.
 
-    `churn_backtests` has every test by segment, `churn_outcomes` what became of each band. The model that serves lies in `models/`.
+    `churn_backtests` has every test by segment, `churn_outcomes` what became of each band: one without a row had nobody
+    at that test. The model that serves lies in `models/`.
 
     Read it as: may I believe today's scores, and how far? AUC says how well they rank, calibration whether 20 % means one in five.
     """

@@ -19,6 +19,7 @@ def plot_models(work: Work, rows: pa.Table) -> bytes:
     """Of the window's last day: real churn beside what was said, over tenths of the subjects, and real churn of each band.
 
     Both are of the newest test of the model that serves, so of an earlier cut-off; the titles say which, and of how many subjects.
+    A band that nobody was in is drawn, too.
     """
     import altair as alt
 
@@ -33,7 +34,9 @@ def plot_models(work: Work, rows: pa.Table) -> bytes:
         if of_kind.is_empty():
             continue
         tenths = of_kind.filter(pl.col("subjects_are").str.starts_with("tenth"))
-        bands = of_kind.filter(pl.col("subjects_are").is_in(_BANDS))
+        bands = pl.DataFrame({"subjects_are": _BANDS}).join(
+            of_kind.select("subjects_are", "subjects", "came_true"), on="subjects_are", how="left", maintain_order="left"
+        ).with_columns(pl.col("subjects", "came_true").fill_null(0))  # fmt: skip
         came_true = f"churned within {horizons[kind]} days"
         most = max(0.1, *(tenths[name].max() or 0.0 for name in ("said", "came_true")))
         right = alt.Chart(pl.DataFrame({"said": [0.0, most], "came_true": [0.0, most]})).mark_line(
@@ -98,7 +101,12 @@ def plot_scores(work: Work, rows: pa.Table) -> bytes:
 def _band_colour(name: str) -> Any:
     import altair as alt
 
-    return alt.Color(f"{name}:N", title="band", scale=alt.Scale(domain=_BANDS, range=_COLOURS))
+    return alt.Color(
+        f"{name}:N",
+        title="band, by odds beside those of everybody of the kind: a third or less, between, three times or more",
+        scale=alt.Scale(domain=_BANDS, range=_COLOURS),
+        legend=alt.Legend(titleLimit=0),
+    )
 
 
 def _sized(chart: Any, title: str) -> Any:

@@ -87,7 +87,11 @@ CHURN_OUTCOMES = Table(
     columns=(
         Column("as_of_date", "DATE", "Business day."),
         _KIND,
-        Column("subjects_are", "VARCHAR", "`low`, `medium` or `high` band, or `tenth 01` (least probable) to `tenth 10`."),
+        Column(
+            "subjects_are",
+            "VARCHAR",
+            "`low`, `medium` or `high` band (nobody was in one without a row), or `tenth 01` (least probable) to `tenth 10`.",
+        ),
         Column("cut_off", "DATE", "Day whose scores are meant, as they would have been: nothing later was known."),
         Column("subjects", "BIGINT", "Subjects in the group then.", "subjects"),
         Column("said", "DOUBLE", "Their mean probability.", "0 to 1"),

@@ -555,6 +555,11 @@ def test_a_test_is_drawn_with_its_own_day_and_its_subjects_and_not_as_one_of_the
     assert "Models of 2026-03-31 at their newest test" in text
     assert "churned within 30 days" in text and "about 24 accounts each" in text
     assert "Customers" not in text
+    chart = json.loads(text)
+    bands = chart["datasets"][chart["vconcat"][0]["hconcat"][1]["data"]["name"]]
+    assert [(band["subjects_are"], band["subjects"], band["came_true"]) for band in bands] == [
+        ("low", 200, 0.2), ("medium", 0, 0.0), ("high", 40, 0.2),
+    ], "a band that nobody was in is drawn too"  # fmt: skip
 
 
 def test_probabilities_are_drawn_from_0_to_1_and_kinds_apart(monkeypatch) -> None:
