@@ -233,11 +233,11 @@ def _report(platform: Platform, done: list[Done], batch_seconds: float, all_seco
             WHERE as_of_date = (SELECT max(as_of_date) FROM customer_ltv) ORDER BY lifetime_value DESC, customer_id LIMIT 10"""
         ).fetchall()
         at_risk = connection.sql(
-            """SELECT s.subject_id, s.mrr, s.probability, s.mrr_at_risk, a.currency,
-                coalesce(regexp_extract(s.reasons, 'raises: ([^;]*)', 1), '') AS why, s.as_of_date
-            FROM churn_scores AS s JOIN accounts AS a ON a.account_id = s.subject_id AND a.as_of_date = s.as_of_date
-            WHERE s.kind = 'account' AND s.as_of_date = (SELECT max(as_of_date) FROM churn_scores) AND s.mrr_at_risk > 0
-            ORDER BY s.mrr_at_risk DESC, s.subject_id LIMIT 5"""
+            """SELECT subject_id, mrr, probability, mrr_at_risk, currency,
+                coalesce(regexp_extract(reasons, 'raises: ([^;]*)', 1), '') AS why, as_of_date
+            FROM churn_scores
+            WHERE kind = 'account' AND as_of_date = (SELECT max(as_of_date) FROM churn_scores) AND mrr_at_risk > 0
+            ORDER BY mrr_at_risk DESC, subject_id LIMIT 5"""
         ).fetchall()
     console.print(grid)
     if empty:

@@ -264,7 +264,7 @@ class Churn(_Table):
     """Churn within a horizon: accounts that cancel or are not renewed, customers who do not buy.
 
     `training_subjects` caps the subjects of one cut-off that models learn from (the same subjects every day). `scores_may_end`
-    lets a day that no model can be made for replace one with scores; else it is refused, and they stand.
+    lets a day that no model can be made for, or that has nobody to score, replace one with scores; else it is refused, and they stand.
     """
 
     account_horizon_days: Annotated[Count, Field(ge=7, le=365)] = 30

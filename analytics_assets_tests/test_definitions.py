@@ -77,7 +77,7 @@ DECLARATIONS = {
     "account_health": ["682b5127"],
     "churn_training_set": ["b65c5880"],
     "churn_models": ["99d1e542"],
-    "churn_scores": ["7f3fc511"],
+    "churn_scores": ["7f3fc511", "91c839b8"],
     "ltv_backtests": ["accd0654", "b278a82c"],
     "ltv_hindsight": ["193a494d", "fef079c7"],
     "segment_movements": ["145b4028"],
@@ -143,7 +143,7 @@ CHECKS = {
     },
     "churn_scores": {
         *("as_declared", "inputs_ready", "is_fresh"),
-        *("scores_are_possible", "inputs_are_those_learned_from", "scores_are_those_learned_from"),
+        *("scores_are_possible", "no_kind_is_lost", "inputs_are_those_learned_from", "scores_are_those_learned_from"),
     },
     "training_sets": {"as_declared", "inputs_ready", "point_in_time", "labels_have_two_classes"},
     "batch_runs": {"window_holds"},

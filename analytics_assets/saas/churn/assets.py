@@ -149,7 +149,16 @@ def churn_assets(
                     "Probabilities lie between 0 and 1, no more is at risk than is paid, and only without a model there is no score.",
                     """SELECT as_of_date, kind, subject_id, probability FROM rows WHERE probability NOT BETWEEN 0 AND 1 OR isnan(probability)
                     OR mrr_at_risk > mrr OR expected_months < 0 OR (probability IS NULL) <> (model_id = 'none')""",
-                )
+                ),
+                Audit(
+                    "no_kind_is_lost",
+                    "Where a model serves a kind on a day, somebody of the kind is scored. Where nobody is, look at `grace_days`, `trial_days` "
+                    "and the names of events under [subscriptions], at `account_id` under [properties], and at `purchase` under [events]. If "
+                    "scores are to end, say `scores_may_end = true` under [churn].",
+                    f"""SELECT as_of_date, kind, model_id AS model_that_serves FROM serving_models
+                    WHERE (as_of_date, kind) NOT IN (SELECT as_of_date, kind FROM rows WHERE probability IS NOT NULL)
+                    AND NOT {platform.settings.churn.scores_may_end}""",
+                ),
             ],
             warnings=[
                 Audit(
@@ -167,7 +176,7 @@ def churn_assets(
                     f"SELECT * FROM drift WHERE \"of\" = 'probability' AND stability_index > {_ALLOWED}",
                 ),
             ],
-            settings=_SETTINGS,
+            settings=(*_SETTINGS, "business.currency"),
             group="saas",
             plot=plot_scores,
             condition=condition,

@@ -25,17 +25,19 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
 
     The probability is calibrated: of a hundred subjects with 20 %, about twenty leave. A model of few who left can be too sure
     of itself, so that more of the low band leave than it says: the check `bands_came_true` of `churn_models` warns where its newest test
-    shows that, and `churn_outcomes` has what came true. Bands compare odds with those of everybody: `high` is
-    three times, `low` a third of them. A reason is a driver (`reasons.py`) by which the subject stands apart from the median one of the
-    day: `raises` or `lowers` the risk, the figure that tells most, and the usual one in brackets. The three strongest stand there, strongest
+    shows that, and `churn_outcomes` has what came true. Bands compare odds with those of everybody of the
+    kind: `high` is three times, `low` a third of them. Where most customers leave, many a `low` one does. A reason is a driver
+    (`reasons.py`) by which the subject stands apart from the median one of the day: `raises` or `lowers` the risk, the figure that tells most, and the usual one in brackets. The three strongest stand there, strongest
     first; fewer where nothing else changes the odds by a fifth, which is rare in the high band. Models can only learn that less use, a fall, or a long silence raises the risk, never the other way round; a price or the
     number of seats may go either way.
 
     A company too young for a backtest is scored by a model that nothing has tested: its probabilities rank, and promise no more.
     `accepted` in `churn_models` is false for such a day, and the check `served_by_an_accepted_model` warns.
 
-    For accounts MRR at risk is probability times monthly recurring revenue. The expected months take the probability for the horizon, and
-    from then on a shifted beta-geometric over the renewals of contracts of the same length (Fader and Hardie 2007).
+    For accounts MRR at risk is probability times monthly recurring revenue, in the contract's currency. The expected months take the
+    probability for the horizon, and from then on a shifted beta-geometric over the renewals of contracts of the same length (Fader and Hardie 2007).
+
+    Where a model serves a kind and nobody of it is there to be scored, the run fails, and the scores stand.
 
     Read it as a list to call from, by MRR at risk; the reasons say what to talk about, not what to change: they are no causes.
     """
@@ -67,6 +69,8 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
             if kind == "account":
                 scored = _with_revenue(scored, rows, histories.contracts(day), histories.churn(kind).horizon_days)
             found.append(_table_of_scores(work, scored, kind, day))
+    serving = work.connection.sql(f"SELECT as_of_date, kind, model_id FROM churn_models WHERE serves AND {window}")
+    work.connection.register("serving_models", serving.to_arrow_table())
     work.connection.register("drift", pl.concat(drift).to_arrow())
     work.connection.register("scores_of_the_day_before", pl.concat(before).to_arrow())
     return {CHURN_SCORES.name: pa.concat_tables(found)}
@@ -135,9 +139,9 @@ def _drift(model: Model, measures: np.ndarray, scored: pl.DataFrame, kind: Kind,
 
 
 def _with_revenue(scored: pl.DataFrame, rows: pl.DataFrame, contracts: pl.DataFrame, horizon_days: int) -> pl.DataFrame:
-    """Add `mrr`, `mrr_at_risk` and `expected_months` to the scores of accounts; without a score the cohort alone is expected."""
+    """Add `currency`, `mrr`, `mrr_at_risk` and `expected_months` to the scores of accounts; without a score the cohort alone is expected."""
     fitted = fit_by_length(contracts)
-    running = contracts.filter(pl.col("ended_on").is_null()).select("account_id", pl.col("months").cast(pl.Float64))
+    running = contracts.filter(pl.col("ended_on").is_null()).select("account_id", "currency", pl.col("months").cast(pl.Float64))
     with_length = rows.select("subject_id", "mrr", "renewals").join(
         running, left_on="subject_id", right_on="account_id", how="left", maintain_order="left"
     )
@@ -152,7 +156,9 @@ def _with_revenue(scored: pl.DataFrame, rows: pl.DataFrame, contracts: pl.DataFr
             )
             months[there] = expected_months(parameters, length, renewals[there], stays[there], due)
     at_risk = (with_length["mrr"].cast(pl.Float64) * scored["probability"]).round(2).cast(pl.Decimal(18, 2))
-    return scored.with_columns(mrr=with_length["mrr"], mrr_at_risk=at_risk, expected_months=pl.Series(months).fill_nan(None))
+    return scored.with_columns(
+        with_length["currency"], with_length["mrr"], mrr_at_risk=at_risk, expected_months=pl.Series(months).fill_nan(None)
+    )
 
 
 def _table_of_scores(work: Work, scored: pl.DataFrame, kind: Kind, day: date) -> pa.Table:

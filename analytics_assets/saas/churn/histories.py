@@ -284,9 +284,11 @@ class Histories:
         return parameters
 
     def contracts(self, day: date) -> pl.DataFrame:
-        """All paid contracts as known at the end of a day: `account_id`, `months`, `bills` and `ended_on`."""
+        """All paid contracts as known at the end of a day: `account_id`, `months`, `bills`, `ended_on` and `currency`."""
         self._register_accounts(day, self._all)
-        return self.work.connection.sql("SELECT account_id, months, renewals + 1 AS bills, ended_on FROM contracts").pl()
+        return self.work.connection.sql(
+            "SELECT account_id, months, renewals + 1 AS bills, ended_on, currency FROM contracts"
+        ).pl()
 
     def _outcome(self, label: Label, cut_off: date, day: date, inputs: _Inputs) -> Outcome:
         """What became of the subjects of a cut-off within the window, as known at the end of a day."""

@@ -115,7 +115,7 @@ CHURN_SCORES = Table(
         Column(
             "band",
             "VARCHAR",
-            "`high`: odds three times those of everybody; `low`: a third; else `medium`; `unknown` without a model.",
+            "`high`: odds three times those of everybody of the kind; `low`: a third; else `medium`; `unknown` without a model.",
         ),
         Column(
             "reasons",
@@ -123,12 +123,14 @@ CHURN_SCORES = Table(
             "The three strongest reasons, or the fewer that there are: what `raises` or `lowers` the risk; or why there is no score.",
         ),
         Column("model_id", "VARCHAR", "The model; `none` where there is none."),
+        Column("currency", "VARCHAR", "Currency of the account's contract; NULL on a trial, and of customers.", nullable=True),
         Column("mrr", "DECIMAL(18,2)", "Monthly recurring revenue of an account.", "currency", nullable=True),
         Column("mrr_at_risk", "DECIMAL(18,2)", "Probability times monthly recurring revenue.", "currency", nullable=True),
         Column(
             "expected_months",
             "DOUBLE",
-            "Months an account is expected to pay for after the present bill, of the next 60.",
+            "Months an account is expected to pay for after the present bill, of the next 60; NULL where fewer than 50 contracts are as long "
+            "(in months) as its own, or fewer than 5 of these have ended, and without a contract.",
             "months",
             nullable=True,
         ),
@@ -136,6 +138,7 @@ CHURN_SCORES = Table(
     key=("as_of_date", "kind", "subject_id"),
     grain="day",
     partition_column="as_of_date",
+    schema_version=2,
 )
 
 TRAINING_SETS = Table(

@@ -142,7 +142,30 @@ def test_both_kinds_stand_side_by_side_and_a_home_without_either_is_empty(compan
     assert rows["band"].unique().to_list() == ["unknown"]
     assert rows["reasons"].str.starts_with("not enough history: no ").all()
     assert rows["mrr"].to_list() == [Decimal("5.00"), None, None, None]
+    assert rows["currency"].to_list() == ["GBP", None, None, None]
     assert found["churn_models"]["model_id"].to_list() == ["none", "none"]
+
+
+def test_amounts_of_a_contract_are_in_its_currency_and_a_trial_has_none(company: Company):
+    bill = {"amount": Decimal(60), "months": Decimal(12)}
+    company.told("a", "dollars", date(2025, 1, 15), "billed", currency="USD", **bill)
+    company.told("b", "unsaid", date(2025, 1, 15), "billed", **bill)
+    company.told("c", "moved", date(2025, 1, 10), "billed", currency="USD", **bill)
+    company.told("c", "moved", date(2025, 1, 20), "upgraded", currency="EUR", amount=Decimal(120))
+    company.told("d", "tries", date(2025, 1, 20), "trial")
+    company.told("e", "tries again", date(2025, 1, 10), "billed", currency="USD", **bill)
+    company.told("e", "tries again", date(2025, 1, 15), "canceled")
+    company.told("e", "tries again", date(2025, 1, 20), "trial")
+    day = date(2025, 2, 1)
+    company.write(day, day)
+    rows = company.catch_up(day)["churn_scores"]
+    assert dict(rows.select("subject_id", pl.struct("currency", "mrr")).rows()) == {
+        "dollars": {"currency": "USD", "mrr": Decimal("5.00")},
+        "unsaid": {"currency": "GBP", "mrr": Decimal("5.00")},
+        "moved": {"currency": "EUR", "mrr": Decimal("10.00")},
+        "tries": {"currency": None, "mrr": None},
+        "tries again": {"currency": None, "mrr": None},
+    }
 
 
 def test_an_empty_home_has_empty_tables(company: Company):
@@ -231,6 +254,29 @@ def test_a_range_without_a_model_is_refused_for_the_day_that_has_one(company: Co
     assert not success and f"no_model_is_lost failed: as_of_date {day}, kind account" in why
     assert published(company)["churn_models"].equals(before["churn_models"])
     assert outcome(company, "churn_models", day - timedelta(days=1), instance) == (True, ""), "no day up to it has had a model"
+
+
+@pytest.mark.parametrize("forgotten", ["kind", "account_id"])
+def test_scores_of_nobody_do_not_replace_good_ones_while_a_model_serves(
+    company: Company, instance: dg.DagsterInstance, forgotten: str
+):
+    """Names of bills and trials misspelt, or of the account: nothing else is made again, and nobody is there to be scored."""
+    day = lapsing(company)
+    for asset in ("churn_training_set", "churn_models", "churn_scores"):
+        assert outcome(company, asset, day, instance) == (True, "")
+    good = published(company)
+    company.put(ACCOUNT_RECORDS, [record | {forgotten: None} for record in company.account_records])
+    success, why = outcome(company, "churn_scores", day, instance)
+    assert not success
+    assert f"no_kind_is_lost failed: as_of_date {day}, kind account, model_that_serves " in why
+    assert "[subscriptions]" in why and "`account_id`" in why and "scores_may_end = true" in why
+    assert "The last good partition stands." in why
+    for name, rows in published(company).items():
+        assert rows.equals(good[name]), name
+
+    company.settings = "[churn]\nscores_may_end = true\n"
+    assert outcome(company, "churn_scores", day, instance) == (True, "")
+    assert published(company)["churn_scores"].is_empty()
 
 
 def test_accounts_that_are_told_of_no_more_keep_their_model(company: Company, instance: dg.DagsterInstance):
