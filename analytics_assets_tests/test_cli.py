@@ -28,7 +28,6 @@ from analytics_assets.operations.delivery import outbox_of
 from analytics_assets.operations.interruption import Interruption
 from analytics_assets.operations.outbox import Alert, Outbox
 from analytics_assets.operations.record import open_record
-from analytics_assets.saas.accounts.assets import ACCOUNTS
 from analytics_assets.saas.churn.tables import CHURN_SCORES
 from analytics_assets.saas.health import effect
 from analytics_assets.settings import PROJECT_ROOT, Health, parse_settings
@@ -263,10 +262,8 @@ def write(branch, table, rows: list[dict]) -> None:
 
 
 def test_a_run_ends_with_its_tables_the_best_customers_and_the_revenue_at_risk(branch, said, monkeypatch) -> None:
-    account = {"as_of_date": DAY, "first_seen_date": DAY, "status": "active", "renewals": 0, "currency": "EUR"}
-    write(branch, ACCOUNTS, [account | {"account_id": name} for name in ("a [small] one", "large", "free")])
     why = "raises: 60 % fewer events; 12 days idle; lowers: long customer"
-    score = {"as_of_date": DAY, "kind": "account", "band": "high", "model_id": "m", "reasons": why}
+    score = {"as_of_date": DAY, "kind": "account", "band": "high", "model_id": "m", "reasons": why, "currency": "EUR"}
     figures = {"a [small] one": (0.9, "20", "18"), "large": (0.25, "4000", "1000"), "free": (0.8, "0", "0")}
     rows = [
         score | {"subject_id": name, "probability": probability, "mrr": Decimal(mrr), "mrr_at_risk": Decimal(risk)}
