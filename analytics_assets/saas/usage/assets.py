@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -97,8 +97,10 @@ def account_usage(work: Work) -> Mapping[str, Staged]:
     """What the people of every account did, hour by hour: events, active users, features used, sessions begun, and its seats.
 
     An event belongs to the account that it names, else to the one that its person had named last at that second, so that usage
-    stays where it was when somebody moves to another account. Who is one person with whom is what was known the evening before. What an account and a feature is say the settings under
-    `[accounts]`. A session begins with a person's first event after a pause, whatever the account of the events before. Events of
+    stays where it was when somebody moves to another account. Who is one person with whom is what was known the evening before. Where
+    people are accounts, they are called as in `identities` of that evening: somebody of several names, joined before any of them was
+    seen, is called by the smallest on the first day, and by the first seen from the next day on. What an account and a feature is say the
+    settings under `[accounts]`. A session begins with a person's first event after a pause, whatever the account of the events before. Events of
     people who never named an account are in no row, and neither is what nobody does: the turns of a contract (`[subscriptions]`) and
     events named in `[accounts] not_usage`, such as a failed payment. This page counts them.
 
@@ -186,18 +188,17 @@ def _read_namings(work: Work, window: Window) -> None:
 
 
 def _newcomers(work: Work) -> pa.Table:
-    """Who is new in the window, and whom the aliases known by the evening before join to them: identity and person, as of that evening.
+    """Who is new in the window: identity and person as of the evening before they are, in the map of that evening, with all whom it joins.
 
     `account_members` of the evening has none of them, and of the next all. New is who first names an account; where people are accounts,
-    who is first seen: an account is called by the first seen of its names.
+    who is first seen. On that day they are called as in the map of the evening, when nobody of them had been seen: by the smallest of
+    their named identities, else the smallest. Who of them comes first is not known to every hour of the day, nor at every receipt.
     """
     found = [_NOBODY]
     first = _first_seen(work) if work.settings.accounts.are == "people" else _first_namings(work)
     if len(first):
-        zone, epoch = work.settings.business.time_zone, datetime(1970, 1, 1, tzinfo=UTC)
-        # Every evening counts them as seen, in their order.
-        seen = first.select("identity", first_seen_at=pl.col("first_seen_at") - work.window.start + epoch)
-        people = people_around(first["identity"], seen, all_aliases(work), work.settings.identity)
+        zone = work.settings.business.time_zone
+        people = people_around(first["identity"], first, all_aliases(work), work.settings.identity)
         for (day,), of_day in first.group_by(pl.col("first_seen_at").dt.convert_time_zone(zone).dt.date()):
             who = people.as_of(work.platform.clock.begins(day))[0].with_columns(user_id="customer_id")
             theirs = who.filter(pl.col("identity").is_in(of_day["identity"].implode()))["user_id"]

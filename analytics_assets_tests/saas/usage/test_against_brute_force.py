@@ -17,6 +17,7 @@ from analytics_assets.saas.accounts.assets import ACCOUNT_MEMBERS, ACCOUNTS, acc
 from analytics_assets.saas.usage import assets as usage
 from analytics_assets.saas.usage.assets import ACCOUNT_DAYS, ACCOUNT_USAGE, account_days, account_usage
 from analytics_assets.warehouse.lake import Window
+from analytics_assets_tests.conftest import visitor
 
 BLOCKED = {"guest"}
 NO_FEATURES = {"visited site", "purchased"}
@@ -33,7 +34,7 @@ class Oracle:
     company: Any
     people_are_accounts: bool = False
     feature_events: frozenset[str] = frozenset()
-    maps: dict[tuple[date, date | None], dict[str, str]] = field(default_factory=dict)
+    maps: dict[date, dict[str, str]] = field(default_factory=dict)
     members_of: dict[tuple[date, date], dict[str, tuple[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,19 +48,21 @@ class Oracle:
         local = when.astimezone(self.zone)
         return when.astimezone(UTC) - timedelta(minutes=local.minute, seconds=local.second)
 
-    def people(self, day: date, seen_until: date | None = None) -> dict[str, str]:
-        """Identity to person at the end of a day: named ones are called by the earliest name, of those seen by the end of another day."""
-        if (day, seen_until) not in self.maps:
-            begins = self.company.platform.clock.begins
-            end, seen_before = begins(day + timedelta(days=1)), begins((seen_until or day) + timedelta(days=1))
+    def seen_until(self, day: date) -> list[dict[str, Any]]:
+        """What happened up to the end of a day; an alias shows its first identity."""
+        return [r for r in self.records + self.aliases if self.company.first_day <= self.day(r["occurred_at"]) <= day]
+
+    def people(self, day: date) -> dict[str, str]:
+        """Identity to person at the end of a day: called by the earliest name seen, else the smallest, else the smallest visitor's."""
+        if day not in self.maps:
+            end = self.company.platform.clock.begins(day + timedelta(days=1))
             seen: dict[str, datetime] = {}
             group: dict[str, set[str]] = {}
             known: set[str] = set()
-            for record in self.records + self.aliases:
-                if begins(self.company.first_day) <= record["occurred_at"] < seen_before:
-                    known.add(record["identity"])
-                    name = _name(record["identity"])
-                    seen[name] = min(seen.get(name, record["occurred_at"]), record["occurred_at"])
+            for record in self.seen_until(day):
+                known.add(record["identity"])
+                name = _name(record["identity"])
+                seen[name] = min(seen.get(name, record["occurred_at"]), record["occurred_at"])
             for record in self.aliases:
                 if (record["received_at"] or record["occurred_at"]) < end:
                     known |= {record["identity"], record["other_identity"]}
@@ -70,14 +73,16 @@ class Oracle:
                     for member in merged:
                         group[member] = merged
             far = datetime.max.replace(tzinfo=UTC)
-            self.maps[day, seen_until] = {
-                who: min(group.get(_name(who), {_name(who)}), key=lambda m: (seen.get(m, far), m)) for who in known - BLOCKED
-            }
-        return self.maps[day, seen_until]
+
+            def rank(name: str) -> tuple[bool, datetime, str]:
+                return _is_visitor(name), far if _is_visitor(name) else seen.get(name, far), name
+
+            self.maps[day] = {who: min(group.get(_name(who), {_name(who)}), key=rank) for who in known - BLOCKED}
+        return self.maps[day]
 
     def people_during(self, day: date) -> dict[str, str]:
-        """Who is one person with whom is what was known by the evening before; who is new on the day is called by the first name seen."""
-        return self.people(day - timedelta(days=1), seen_until=day)
+        """Who is one person with whom, and what they are called, is what was known by the evening before."""
+        return self.people(day - timedelta(days=1))
 
     def received(self, record: dict[str, Any]) -> date:
         return self.day(record["received_at"] or record["occurred_at"])
@@ -109,8 +114,11 @@ class Oracle:
             return {}
         if (evening, known_by) not in self.members_of:
             people = self.people(evening)
+            seen = {people.get(r["identity"]) for r in self.seen_until(evening)}
             last = {
-                who: person if self.people_are_accounts else self.member_of(people, who, evening, known_by)
+                who: (person if person in seen else None)
+                if self.people_are_accounts
+                else self.member_of(people, who, evening, known_by)
                 for who, person in people.items()
             }
             self.members_of[evening, known_by] = {who: (people[who], account) for who, account in last.items() if account}
@@ -258,6 +266,10 @@ def _name(identity: str) -> str:
     return identity.lower() if "@" in identity else identity
 
 
+def _is_visitor(name: str) -> bool:
+    return len(name) == 28 and name.endswith("=")
+
+
 def _person(people: dict[str, str], who: str) -> str:
     """Whose an identity is, also of one that is spelt as nobody spelt it by then."""
     return next((person for other, person in people.items() if _name(other) == _name(who)), _name(who))
@@ -282,6 +294,7 @@ def fill(company: Any, seed: int, size: int = 260) -> None:
 
     Two names of one newcomer are joined on the first day, and another newcomer spells one address in two ways, one of which never names an
     account. Nor do the others before the last day. The week before the first day tells the same things, some of it received since.
+    It also joins visitors to several names each, of whom nobody knows more until the visitor comes back, and the names after it.
     """
     draw = random.Random(seed)
     clock = company.platform.clock
@@ -320,6 +333,15 @@ def fill(company: Any, seed: int, size: int = 260) -> None:
                 said["feature"] = draw.choice(["search", "export"])
             name = draw.choice(["worked", "saved", "visited site", "subscription billed", "payment failed", "purchased"])
             company.event(who, when, name, received, **said)
+    for number in range(6):
+        names = [visitor(f"{seed} {number}"), *(f"{letter}{number}" for letter in draw.sample("uvwxyz", 3))]
+        for one, other in pairwise(names):
+            company.alias(one, other, start - draw.randrange(3600, 7 * 86400), None)
+        when = draw.randrange(start, end - 12 * 3600)
+        for who in (names[0], draw.choice(names), names[0], draw.choice(names), draw.choice(names)):
+            said = draw.choice([{}, {"account_id": draw.choice("AB")}])
+            company.event(who, when, "worked", draw.choice([None, when + 60, when + draw.randrange(2 * 86400)]), **said)
+            when = min(when + draw.choice([600, 5000, 30000, 86400]), end - 1)
 
 
 CLOCKS = {
@@ -385,7 +407,8 @@ def _cut(company: Any, draw: random.Random) -> list[Window]:
 
 @pytest.mark.parametrize(
     "told",
-    [(clock, "accounts are named", 20 + n) for n, clock in enumerate(CLOCKS)] + [("London, 25 hours", "people are accounts", 24)],
+    [(clock, "accounts are named", 20 + n) for n, clock in enumerate(CLOCKS)]
+    + [(clock, "people are accounts", 24 + n) for n, clock in enumerate(CLOCKS)],
     ids=str,
     indirect=True,
 )
@@ -446,7 +469,10 @@ def test_seats_follow_who_was_who_the_evening_before_and_begin_a_day_as_accounts
 
 
 def test_a_person_of_two_names_is_one_account_from_the_first_day_on_which_either_is_seen(company: Any) -> None:
-    """They were joined before `first_day`. The evening before they are seen there is no such account, in a range of days either."""
+    """They were joined before `first_day`. The evening before they are seen there is no such account, in a range of days either.
+
+    On that day they go by the smaller name, whoever of them came first: that is what was known.
+    """
     company.more_settings = '[accounts]\nare = "people"\n'
     company.alias("ann", "phone", "2026-02-20T08:00:00")
     company.alias("bob", "desk", "2026-02-20T08:00:00")
@@ -455,13 +481,36 @@ def test_a_person_of_two_names_is_one_account_from_the_first_day_on_which_either
         company.event(other, f"2026-03-0{day}T10:00:00")
     company.materialise()
     used = company.rows(ACCOUNT_DAYS, columns="day(event_date), account_id, events, active_users")
-    assert used == [(1, "phone", 2, 1), (2, "desk", 2, 1)]
-    assert company.rows(ACCOUNT_USAGE, columns="DISTINCT account_id") == [("desk",), ("phone",)]
+    assert used == [(1, "ann", 2, 1), (2, "bob", 2, 1)]
+    assert company.rows(ACCOUNT_USAGE, columns="DISTINCT account_id") == [("ann",), ("bob",)]
     assert company.rows(ACCOUNTS, "as_of_date = '2026-03-01'", "account_id") == [("phone",)]
     assert company.rows(ACCOUNT_MEMBERS, "as_of_date = '2026-03-01'", "account_id, identity") == [
         ("phone", "ann"),
         ("phone", "phone"),
     ]
+
+
+def test_what_a_newcomer_is_called_depends_on_nobody_who_comes_later(company: Any) -> None:
+    """Two visitors, each of two names since before `first_day`, come on the 2nd; a name of theirs an hour later, or on the next day."""
+    company.more_settings = '[accounts]\nare = "people"\n'
+    company.last_day = date(2026, 3, 4)
+    for number, comes in enumerate(("2026-03-02T10:10:00", "2026-03-03T10:10:00")):
+        company.alias(visitor(f"{number}"), f"bob{number}", "2026-02-20T10:00:00")
+        company.alias(f"ann{number}", f"bob{number}", "2026-02-20T10:00:00")
+        company.event(visitor(f"{number}"), "2026-03-02T09:10:00")
+        company.event(f"bob{number}", comes)
+        company.event(visitor(f"{number}"), "2026-03-04T09:10:00")
+    company.materialise()
+    used = company.rows(ACCOUNT_DAYS, columns="day(event_date), account_id, events")
+    # The name that was seen is not known before the evening of its day.
+    assert used == [(2, "ann0", 2), (2, "ann1", 1), (3, "ann1", 1), (4, "bob0", 1), (4, "bob1", 1)]
+    whole = company.digests(ACCOUNT_USAGE), company.digests(ACCOUNT_DAYS)
+    for hour in company.hours:
+        company.write(company.compute(account_usage, hour), hour, ACCOUNT_USAGE)
+    for day in {hour.first_day for hour in company.hours}:
+        window = company.days(day, day)
+        company.write(company.compute(account_days, window), window, ACCOUNT_DAYS)
+    assert (company.digests(ACCOUNT_USAGE), company.digests(ACCOUNT_DAYS)) == whole
 
 
 def test_what_is_received_later_moves_no_row_of_an_earlier_receipt(company: Any) -> None:
