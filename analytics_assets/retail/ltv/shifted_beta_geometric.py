@@ -5,18 +5,20 @@ Each customer fails to renew with probability theta in every period, theta ~ Bet
 never told that a customer has left, is forecast by `bg_nbd.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betaln, psi
+from scipy.special import betaln, expit, psi
 
-from analytics_assets.retail.ltv.bg_nbd import Floats, bounded_maximum
+from analytics_assets.retail.ltv.bg_nbd import Floats
 
-LOWER_BOUNDS = np.array([1e-3, 1e-3])
-# Where all leave at one rate, alpha and beta run off together; at 1e4 the rate differs by 0.5 % between customers.
-UPPER_BOUNDS = np.array([1e4, 1e4])
-START = np.array([1.0, 1.0])
+# A sum a decade. Where all leave at one rate, alpha and beta run off together; at 1e4 the rate differs by 0.5 % between customers.
+LOG_SUMS = np.log(np.geomspace(1e-3, 1e4, 8))
+LARGEST_LOG_ODDS = 15.0
+DIGITS = 6
+"""Of alpha and beta: what follows of the fit depends on how a processor rounds."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,37 @@ def fit_contracts(lost: ArrayLike, still_there: ArrayLike) -> Parameters:
     period, survived = np.arange(1, len(gone) + 1), np.arange(len(left))
     contracts = float(np.sum(gone) + np.sum(left))
 
-    def log_likelihood(log_parameters: Floats) -> tuple[float, Floats]:
-        """Equation (B3): P(T = t) = B(alpha+1, beta+t-1) / B(alpha, beta), S(t) = B(alpha, beta+t) / B(alpha, beta)."""
-        alpha, beta = np.exp(log_parameters)
-        total_lost, total_left = psi(alpha + beta + period), psi(alpha + beta + survived)
+    def likelihood(log_odds: float, log_sum: float) -> tuple[float, float, float]:
+        """Equation (B3) and its slopes: P(T = t) = B(alpha+1, beta+t-1) / B(alpha, beta), S(t) = B(alpha, beta+t) / B(alpha, beta)."""
+        share, total = expit(log_odds), np.exp(log_sum)
+        alpha, beta = total * share, total * (1 - share)
         value = np.sum(gone * betaln(alpha + 1, beta + period - 1)) + np.sum(left * betaln(alpha, beta + survived))
-        by_alpha = np.sum(gone * (psi(alpha + 1) - total_lost)) + np.sum(left * (psi(alpha) - total_left))
-        by_beta = np.sum(gone * (psi(beta + period - 1) - total_lost)) + np.sum(left * (psi(beta + survived) - total_left))
-        at_start = contracts * (np.array([psi(alpha), psi(beta)]) - psi(alpha + beta))
-        gradient = (np.array([by_alpha, by_beta]) - at_start) * np.array([alpha, beta])
-        return float(value - contracts * betaln(alpha, beta)), gradient
+        by_total = np.sum(gone * psi(total + period)) + np.sum(left * psi(total + survived)) - contracts * psi(total)
+        by_alpha = np.sum(gone) * psi(alpha + 1) + np.sum(left) * psi(alpha) - contracts * psi(alpha) - by_total
+        by_beta = np.sum(gone * psi(beta + period - 1)) + np.sum(left * psi(beta + survived)) - contracts * psi(beta) - by_total
+        by_odds = (by_alpha - by_beta) * total * share * (1 - share)
+        return float(value - contracts * betaln(alpha, beta)), float(by_odds), float(by_alpha * alpha + by_beta * beta)
 
-    fitted, maximum = bounded_maximum(log_likelihood, contracts, START, LOWER_BOUNDS, UPPER_BOUNDS)
-    return Parameters(float(fitted[0]), float(fitted[1]), maximum, contracts)
+    def best_odds(log_sum: float) -> float:
+        return _top(lambda log_odds: likelihood(log_odds, log_sum)[1], -LARGEST_LOG_ODDS, LARGEST_LOG_ODDS)
+
+    # Likelihoods have a ridge along alpha + beta: the top is looked for along it, and a slope tells it where values differ by rounding only.
+    heights = [likelihood(best_odds(log_sum), log_sum)[0] for log_sum in LOG_SUMS]
+    highest = int(np.argmax(heights))
+    around = LOG_SUMS[max(highest - 1, 0)], LOG_SUMS[min(highest + 1, len(LOG_SUMS) - 1)]
+    log_sum = _top(lambda at: likelihood(best_odds(at), at)[2], *around)
+    log_odds = best_odds(log_sum)
+    alpha, beta = (float(f"{np.exp(log_sum) * expit(odds):.{DIGITS}g}") for odds in (log_odds, -log_odds))
+    return Parameters(alpha, beta, likelihood(log_odds, log_sum)[0], contracts)
+
+
+def _top(slope: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function of one top has it, between two bounds: where its slope is 0, or the bound that it rises to."""
+    from scipy.optimize import brentq
+
+    if slope(low) <= 0:
+        return low
+    return high if slope(high) >= 0 else float(brentq(slope, low, high, xtol=1e-11, rtol=1e-12))
 
 
 def survival(parameters: Parameters, periods: ArrayLike) -> Floats:

@@ -53,7 +53,7 @@ def churn_scores(work: Work) -> Mapping[str, pa.Table]:
             reason, model = serving_model(work, refits, kind, day)
             drivers = histories.drivers(histories.churn(kind))
             scored = score(rows, model, drivers) if model else _unscored(rows, reason)
-            if model:
+            if model and rows.height:
                 drift.append(_drift(model, measured(drivers, rows), scored, kind, day))
                 counts = dict(scored["band"].value_counts().rows())
                 work.metadata[f"{kind}s"] = ", ".join(

@@ -57,6 +57,11 @@ class Label:
         """The last day of the window that begins after a cut-off."""
         return cut_off + timedelta(days=self.horizon_days)
 
+    @property
+    def is_absence(self) -> bool:
+        """Whether it is true of those to whom nothing happens: accounts churn when their contract ends, customers by not buying."""
+        return self.named.absent if self.named else self.kind == "customer"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -102,9 +107,9 @@ class Histories:
         self._map = lru_cache(CUT_OFFS + 1)(self._map_of)
         self._all = _Inputs(work.connection, last, last)
         self._features: dict[tuple[Kind, date], pl.DataFrame] = {}
-        self._feature_leaks: dict[tuple[Kind, date], dict[str, int]] = {}
+        self._true_features: dict[tuple[Kind, date], pl.DataFrame] = {}
         self._outcomes: dict[tuple[Label, date, date], Outcome] = {}
-        self._label_leaks: dict[tuple[Label, date], dict[str, int]] = {}
+        self._label_seen: set[tuple[Label, date]] = set()
 
     def _read_usage_since(self, day: date) -> None:
         self._usage_since, last = day, self.work.window.last_day
@@ -151,13 +156,11 @@ class Histories:
         rows = self._features[label.kind, cut_off]
         if label.kind == "account":
             rows = rows.filter(pl.col("subject_id").is_in(outcome.stood.implode()))
-        # Accounts churn when something happens (their contract ends), customers when nothing does (no purchase).
-        absent = label.named.absent if label.named else label.kind == "customer"
         happened = pl.col("subject_id").is_in(outcome.happened.implode())
         return rows.with_columns(
             kind=pl.lit(label.kind),
             cut_off=pl.lit(cut_off),
-            churned=~happened if absent else happened,
+            churned=~happened if label.is_absence else happened,
             label_until=pl.lit(label.until(cut_off)),
         )
 
@@ -168,55 +171,71 @@ class Histories:
         return self._features_at(kind, day, EVERYBODY, self._all).with_columns(cut_off=pl.lit(day))
 
     def leaks(self, label: Label, day: date, rows: pl.DataFrame) -> pl.DataFrame:
-        """What a day's training rows are made of and may not be: one row per cut-off and column, with the number of subjects.
+        """What a day's training rows tell and may not know: one row per cut-off and column, with the number of subjects.
 
         Features are made again from inputs without all that happened, or was received, after the cut-off; labels from inputs without
-        what happened outside of their window, or was received after the day. Accounts have a row by what had happened by the cut-off,
-        and then nothing has happened to them yet. A window is a whole horizon and has ended. Differences of a label count for the column
-        `churned`, or `label NAME` if it is one's own.
+        what happened outside of their window, or was received after the day; `rows` must say the same. Accounts have a row by what had
+        happened by the cut-off, and then nothing has happened to them yet. A window is a whole horizon and has ended. Differences of a
+        label count for the column `churned`, or `label NAME` if it is one's own.
 
         Looks at the oldest cut-off, which has most of a future to leak, and at the newest, of which most was received late and which has
         most of a past. Of several days the labels of a cut-off are looked at as of the first, after which most was received.
         """
         cut_offs = self.cut_offs(label, day) if label.kind in self.kinds else []
-        parts = [
-            pl.DataFrame({"column": list(apart), "subjects": list(apart.values())}).with_columns(cut_off=pl.lit(cut_off))
-            for cut_off in sorted({*cut_offs[:1], *cut_offs[-1:]})
-            for apart in (
-                self._feature_leaks_at(label.kind, cut_off),
-                self._label_leaks_at(label, cut_off, day, has_most_past=cut_off == cut_offs[-1]),
-            )
-        ]
+        parts = []
+        for cut_off in sorted({*cut_offs[:1], *cut_offs[-1:]}):
+            of_cut_off = rows.filter(pl.col("cut_off") == cut_off)
+            apart = [_differences(of_cut_off, self._features_known(label.kind, cut_off))]
+            if (label, cut_off) not in self._label_seen:
+                self._label_seen.add((label, cut_off))
+                apart.append(self._label_leaks(label, cut_off, day, of_cut_off, has_most_past=cut_off == cut_offs[-1]))
+            parts += [
+                pl.DataFrame({"column": list(one), "subjects": list(one.values())}).with_columns(cut_off=pl.lit(cut_off))
+                for one in apart
+            ]
         whole = pl.col("cut_off") + pl.duration(days=label.horizon_days)
         other = rows.filter((pl.col("label_until") > day) | (pl.col("label_until") != whole))
         windows = other.group_by("cut_off").agg(pl.lit("label_until").alias("column"), subjects=pl.len().cast(pl.Int64))
         found = pl.concat([*parts, windows.select("column", "subjects", "cut_off")]).filter(pl.col("subjects") > 0)
-        return found.with_columns(kind=pl.lit(label.kind), as_of_date=pl.lit(day)).cast(NO_LEAKS.schema)
+        found = found.group_by("column", "cut_off", maintain_order=True).agg(pl.col("subjects").max())
+        return found.with_columns(kind=pl.lit(label.kind), as_of_date=pl.lit(day)).select(NO_LEAKS.columns).cast(NO_LEAKS.schema)
 
-    def _feature_leaks_at(self, kind: Kind, cut_off: date) -> dict[str, int]:
-        if (kind, cut_off) not in self._feature_leaks:
+    def _features_known(self, kind: Kind, cut_off: date) -> pl.DataFrame:
+        """The features of a cut-off, made from inputs that end with it."""
+        if (kind, cut_off) not in self._true_features:
             tables = ("orders",) if kind == "customer" else ("account_records", "account_days")
             with engine() as connection:
                 known = self._known(tables, connection, cut_off, cut_off)
-                truth = self._features_at(kind, cut_off, self.work.settings.churn.training_subjects, known)
-            self._feature_leaks[kind, cut_off] = _differences(self._features[kind, cut_off], truth)
-        return self._feature_leaks[kind, cut_off]
+                most = self.work.settings.churn.training_subjects
+                self._true_features[kind, cut_off] = self._features_at(kind, cut_off, most, known)
+        return self._true_features[kind, cut_off]
 
-    def _label_leaks_at(self, label: Label, cut_off: date, day: date, has_most_past: bool) -> dict[str, int]:
-        if (label, cut_off) not in self._label_leaks:
-            found, until = self._outcomes[label, cut_off, day], label.until(cut_off)
-            counted = ("label_events",) if label.named else ("orders",) if label.kind == "customer" else ()
-            accounts = ("account_records",) if label.kind == "account" else ()
-            with engine() as connection:
-                self._known(counted, connection, until, day, after=cut_off)
-                within = self._outcome(label, cut_off, day, self._known(accounts, connection, until, day))
-                labels, stood = _apart(found.happened, within.happened), _apart(found.stood, within.stood)
-                if accounts and has_most_past:
-                    before = self._outcome(label, cut_off, day, self._known((*counted, *accounts), connection, cut_off, day))
-                    labels, stood = max(labels, len(before.happened)), max(stood, _apart(found.stood, before.stood))
-            name = f"label {label.named.name}" if label.named else "churned"
-            self._label_leaks[label, cut_off] = {name: labels, "subject_id": stood}
-        return self._label_leaks[label, cut_off]
+    def _label_leaks(self, label: Label, cut_off: date, day: date, rows: pl.DataFrame, has_most_past: bool) -> dict[str, int]:
+        """Of a cut-off's rows: how many labels differ from those of inputs that have the window alone, and how many rows there may not be."""
+        until = label.until(cut_off)
+        counted = ("label_events",) if label.named else ("orders",) if label.kind == "customer" else ()
+        accounts = ("account_records",) if label.kind == "account" else ()
+        subjects = self._features_known(label.kind, cut_off)["subject_id"]
+        with engine() as connection:
+            self._known(counted, connection, until, day, after=cut_off)
+            within = self._outcome(label, cut_off, day, self._known(accounts, connection, until, day))
+            stood = [within.stood]
+            too_early = 0
+            if accounts and has_most_past:
+                before = self._outcome(label, cut_off, day, self._known((*counted, *accounts), connection, cut_off, day))
+                stood.append(before.stood)
+                too_early = len(before.happened)
+        happened = pl.col("subject_id").is_in(within.happened.implode())
+        others = rows.filter(pl.col("churned") == (happened if label.is_absence else ~happened)).height
+        expected = [subjects.filter(subjects.is_in(one.implode())) for one in stood] if accounts else [subjects]
+        # Who is in no row shows a mistake too: those whom it touches are few.
+        made = self._outcomes[label, cut_off, day]
+        others = max(others, _apart(made.happened, within.happened), too_early)
+        missed = max(_apart(rows["subject_id"], one) for one in expected)
+        return {
+            f"label {label.named.name}" if label.named else "churned": others,
+            "subject_id": max(missed, *(_apart(made.stood, one) for one in stood)),
+        }
 
     def _known(self, tables: Sequence[str], connection: Any, until: date, known_by: date, after: date = date.min) -> _Inputs:
         """Inputs on a connection of their own: what happened after one day and by the end of another, and had been received by a third."""
@@ -353,12 +372,11 @@ def _no_rows(kind: Kind) -> pl.DataFrame:
     )
 
 
-def _differences(found: pl.DataFrame, truth: pl.DataFrame) -> dict[str, int]:
-    """For how many subjects each column of two sets of features differs; a subject of one side only counts in `subject_id`."""
-    both = found.join(truth, on="subject_id", how="inner", suffix="_known")
-    columns = found.columns[1:]
-    apart = both.select(pl.col(name).ne_missing(pl.col(f"{name}_known")).sum() for name in columns).row(0, named=True)
-    return {"subject_id": _apart(found["subject_id"], truth["subject_id"]), **apart}
+def _differences(rows: pl.DataFrame, truth: pl.DataFrame) -> dict[str, int]:
+    """For how many subjects of training rows each feature differs from the truth, and how many it does not have."""
+    both = rows.join(truth, on="subject_id", how="inner", suffix="_known")
+    apart = both.select(pl.col(name).ne_missing(pl.col(f"{name}_known")).sum() for name in truth.columns[1:]).row(0, named=True)
+    return {"subject_id": rows.height - both.height, **apart}
 
 
 def _apart(found: pl.Series, truth: pl.Series) -> int:

@@ -24,8 +24,6 @@ def fit_by_length(contracts: pl.DataFrame) -> dict[float, Parameters]:
     Args:
         contracts: one row per paid contract: `months`, `bills` (the first included) and `ended_on` (NULL while it runs).
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     found = {}
     for (months,), rows in contracts.partition_by("months", as_dict=True, maintain_order=True).items():
         # The t-th decision to renew comes after the t-th bill: who ended after t bills was lost at it, who runs has survived t - 1.
@@ -34,9 +32,7 @@ def fit_by_length(contracts: pl.DataFrame) -> dict[float, Parameters]:
         lost = np.bincount(bills[ended], minlength=bills.max() + 1)[1:]
         running = np.bincount(bills[~ended] - 1, minlength=bills.max() + 1)
         if rows.height >= FEWEST_CONTRACTS and ended.sum() >= FEWEST_ENDED:
-            # Its matrices are two by two: threads cost more than they save.
-            with threadpool_limits(limits=1):
-                found[float(months)] = fit_contracts(lost, running)
+            found[float(months)] = fit_contracts(lost, running)
     return found
 
 

@@ -40,3 +40,12 @@ def test_one_rate_for_all_is_found_though_alpha_and_beta_run_off():
 def test_impossible_cohorts_are_refused(sizes):
     with pytest.raises(ValueError, match="cohort"):
         sbg.fit(sizes)
+
+
+def test_the_top_of_a_flat_ridge_is_found_whatever_the_rounding():
+    lost, still_there = np.array([18, 15, 12, 3, 0]), np.array([8, 16, 7, 111, 4, 0])
+    fitted = sbg.fit_contracts(lost, still_there)
+    # The same contracts, summed in numbers that round otherwise.
+    again = sbg.fit_contracts(lost * 0.1, still_there * 0.1)
+    assert (again.alpha, again.beta) == (fitted.alpha, fitted.beta)
+    assert fitted.log_likelihood > -155.511

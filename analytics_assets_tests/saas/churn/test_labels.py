@@ -1,6 +1,7 @@
 """Labels: replayed from random records by plain Python, and what a build says of labels that know what they may not."""
 
 import calendar
+import dataclasses
 import itertools
 import random
 import re
@@ -13,6 +14,7 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from analytics_assets.saas.accounts.standing import WHENEVER
@@ -309,11 +311,34 @@ def _shorter_windows(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(Label, "until", lambda self, cut_off: cut_off + timedelta(days=self.horizon_days - 1))
 
 
+def _outcome_among_features(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    sound = Histories._labelled
+
+    def mistaken(self, label: Label, *rest: Any) -> pl.DataFrame:
+        return sound(self, label, *rest).with_columns(
+            pl.when("churned").then(999).otherwise(TOLD[label.kind]).alias(TOLD[label.kind])
+        )
+
+    monkeypatch.setattr(Histories, "_labelled", mistaken)
+
+
+def _labels_of_another_cut_off(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    sound = Histories._labelled
+
+    def mistaken(self, label: Label, cut_off: date, outcome: Any) -> pl.DataFrame:
+        earlier = self._outcome(label, cut_off - timedelta(days=10), BUILT, self._all)
+        return sound(self, label, cut_off, dataclasses.replace(outcome, happened=earlier.happened))
+
+    monkeypatch.setattr(Histories, "_labelled", mistaken)
+
+
 def _received(table: str, at: str) -> tuple[str, str]:
     return f"COALESCE({table}.received_at, {table}.{at}) < $known_before", "$known_before IS NOT NULL"
 
 
 BUILT = date(2025, 5, 20)
+TOLD = {"account": "idle_days", "customer": "recency_days"}
+"""A feature that a mistake tells the label by."""
 OF_ACCOUNTS, OF_CUSTOMERS = ("churn_training_set", "account", ["churned"]), ("churn_training_set", "customer", ["churned"])
 OWN_OF_ACCOUNTS, OWN_OF_CUSTOMERS = (
     ("training_sets", kind, ["label exports", "label silence"]) for kind in ("account", "customer")
@@ -338,6 +363,11 @@ PLANTS = {
     "another cut-off of customers": (OF_CUSTOMERS, Plant("customer_labels.sql", cut_off=-30).into),
     "orders known later": (OF_CUSTOMERS, Plant("customer_labels.sql", known_before=20).into),
     "customers of later": (OF_CUSTOMERS, _people_of_later),
+    **{
+        f"{asset}: {into.__name__} of {kind}": ((asset, kind, [told or name]), into)
+        for asset, kind, (name, *_) in (OF_ACCOUNTS, OF_CUSTOMERS, OWN_OF_ACCOUNTS)
+        for into, told in ((_outcome_among_features, TOLD[kind]), (_labels_of_another_cut_off, None))
+    },
 }  # fmt: skip
 for _own in (OWN_OF_ACCOUNTS, OWN_OF_CUSTOMERS):
     _file = f"{_own[1]}_events.sql"
